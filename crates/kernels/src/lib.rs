@@ -1,1 +1,32 @@
-//! To come.
+//! Arithmetic on slices for T5 on a CPU, with one fixed order of accumulation.
+//!
+//! Every output of every kernel has the same bits on every instruction set (with FMA or without), for every number of
+//! threads, and whatever is computed beside it:
+//!
+//! * an output of a matrix product is one chain of fused multiply-adds over k, ascending, from zero ([`matmul`]);
+//! * sums over a row run in 16 virtual lanes and one fixed tree ([`rms_norm`], softmax);
+//! * exp and its kin are written once, over the same 16 lanes.
+//!
+//! The crate knows no T5 and no file. [`Isa`] chooses the instruction set, [`Team`] the threads.
+
+mod activation;
+mod arena;
+mod attention;
+mod elementwise;
+mod math;
+mod matmul;
+mod region;
+mod rms_norm;
+mod simd;
+mod softmax;
+
+pub use activation::Activation;
+pub use arena::Arena;
+pub use attention::{Attention, Bias, Heads, Keys, attention};
+pub use elementwise::{activate_rows, gate_rows, narrows};
+pub use math::ln;
+pub use matmul::{Epilogue, Panels, Product, Storage, WeightType, matmul, pack_panel};
+pub use region::{MAX_CHUNKS, Team};
+pub use rms_norm::rms_norm;
+pub use simd::{Isa, LANES, UnknownIsa, padded};
+pub use softmax::log_sum_exp;

@@ -1,0 +1,411 @@
+//! Attention of the queries of one sequence over its keys and values: scores, softmax, weighted sum.
+//!
+//! ```text
+//! for a head, for a tile of queries:
+//!     scores[q][t] = bias[t - q] + sum over d of query[q][d] key[t][d]     a chain from the bias, d ascending
+//!     softmax over the keys that q may see
+//!     out[q][d]    = sum over t of scores[q][t] value[t][d]                a chain from zero, t ascending
+//! ```
+//!
+//! T5 does not divide scores by sqrt(d_kv). Both products are the tile of [`crate::matmul`]: keys lie in panels of 16
+//! positions, values row-major. A causal query is computed alone, over exactly its own keys, so that prefill, cached steps
+//! and verification of several tokens give the same bits.
+
+use crate::matmul::tile;
+use crate::region::Team;
+use crate::simd::{Isa, Kernel, LANES, Simd, padded};
+use crate::softmax::softmax;
+use std::ops::Range;
+
+/// The keys and values of one sequence, all heads.
+#[derive(Clone, Copy, Debug)]
+pub struct Keys<'a> {
+    /// `[positions / 16][num_heads][d_kv][16]`; see [`Keys::write`].
+    pub keys: &'a [f32],
+    /// `[positions, value_stride]`, of which the first num_heads * padded(d_kv) are the values.
+    pub values: &'a [f32],
+    /// Row stride of `values`.
+    pub value_stride: usize,
+    /// Positions.
+    pub len: usize,
+}
+
+impl Keys<'_> {
+    /// Floats that the keys of `len` positions take.
+    #[must_use]
+    pub fn key_floats(len: usize, heads: usize, d_kv: usize) -> usize {
+        padded(len) * heads * d_kv
+    }
+
+    /// Writes the keys of positions `first..` into their panels.
+    ///
+    /// `rows` is [positions, stride]; head h of a row begins at h * padded(d_kv). `keys` must reach to the last position.
+    ///
+    /// # Panics
+    /// Where a length does not fit.
+    pub fn write(
+        keys: &mut [f32],
+        first: usize,
+        rows: &[f32],
+        stride: usize,
+        heads: usize,
+        d_kv: usize,
+    ) {
+        let panel = heads * d_kv * LANES;
+        for (i, row) in rows.chunks(stride).enumerate() {
+            let (block, lane) = ((first + i) / LANES, (first + i) % LANES);
+            let panel = &mut keys[block * panel..(block + 1) * panel];
+            for (head, panel) in panel.chunks_exact_mut(d_kv * LANES).enumerate() {
+                let key = &row[head * padded(d_kv)..][..d_kv];
+                let (steps, _) = panel.as_chunks_mut::<LANES>();
+                for (step, x) in steps.iter_mut().zip(key) {
+                    step[lane] = *x;
+                }
+            }
+        }
+    }
+}
+
+/// The relative position bias of all heads.
+#[derive(Clone, Copy, Debug)]
+pub struct Bias<'a> {
+    /// `[num_heads][stride]`: entry t - q + max_len - 1 for a key at t and a query at q.
+    pub table: &'a [f32],
+    /// Floats of a head: at least 2 max_len - 1 + 16.
+    pub stride: usize,
+    /// Positions that the table covers.
+    pub max_len: usize,
+}
+
+/// Queries of one sequence.
+#[derive(Clone, Debug)]
+pub struct Attention<'a> {
+    /// The rows of the query and output buffers that are this sequence's queries.
+    pub rows: Range<usize>,
+    /// The position of the first query.
+    pub position: usize,
+    /// What they look at.
+    pub keys: Keys<'a>,
+    /// The bias, if this attention has one.
+    pub bias: Option<Bias<'a>>,
+    /// A query at position p sees the keys 0..=p, instead of all.
+    pub causal: bool,
+}
+
+/// The shape that all sequences of a call share.
+#[derive(Clone, Copy, Debug)]
+pub struct Heads {
+    /// Heads.
+    pub heads: usize,
+    /// Floats of a head.
+    pub d_kv: usize,
+}
+
+/// Queries that a chunk of the region computes.
+const ROWS: usize = 48;
+/// Multiply-adds from which a call is worth a region of several threads.
+const PARALLEL: usize = 96 * 1024;
+
+/// Attention of many sequences.
+///
+/// `sequence(i)` gives the i-th of `count` sequences; their rows ascend. `queries` is [rows, query_stride], `out` [rows, num_heads *
+/// padded(d_kv)], head h at h * padded(d_kv). `scratch` has a buffer for each thread of the team, grown where it is too
+/// short.
+///
+/// # Panics
+/// Where a length does not fit, or rows overlap.
+#[allow(clippy::too_many_arguments)]
+pub fn attention<'a>(
+    isa: Isa,
+    team: &Team,
+    shape: Heads,
+    (queries, query_stride): (&[f32], usize),
+    count: usize,
+    sequence: impl Fn(usize) -> Attention<'a> + Sync,
+    out: &mut [f32],
+    scratch: &mut [Vec<f32>],
+) {
+    let Heads { heads, d_kv } = shape;
+    let width = heads * padded(d_kv);
+    let (mut end, mut most, mut work) = (0, 0, 0);
+    for i in 0..count {
+        let a = sequence(i);
+        check(shape, &a, queries.len(), query_stride, out.len());
+        assert!(a.rows.start >= end, "rows overlap");
+        end = a.rows.end;
+        most = most.max(a.rows.len());
+        work += a.rows.len() * a.keys.len * width * 2;
+    }
+    let row_chunks = most.div_ceil(ROWS);
+    let out = Out(out.as_mut_ptr());
+    let chunk = |scores: &mut Vec<f32>, chunk: usize| {
+        let (head, i) = (chunk % heads, chunk / heads);
+        let a = sequence(i / row_chunks);
+        let first = a.rows.start + i % row_chunks * ROWS;
+        let rows = first..(first + ROWS).min(a.rows.end);
+        isa.run(Head {
+            a: &a,
+            d_kv,
+            head,
+            heads,
+            rows,
+            queries,
+            query_stride,
+            out: &out,
+            scores,
+        });
+    };
+    let chunks = count * row_chunks * heads;
+    if team.threads() > 1 && work >= PARALLEL && chunks <= crate::MAX_CHUNKS {
+        team.run_with(scratch, chunks, chunk);
+    } else {
+        (0..chunks).for_each(|i| chunk(&mut scratch[0], i));
+    }
+}
+
+fn check(shape: Heads, a: &Attention<'_>, queries: usize, query_stride: usize, out: usize) {
+    let Heads { heads, d_kv } = shape;
+    let width = heads * padded(d_kv);
+    assert!(
+        query_stride >= width && queries >= a.rows.end.saturating_sub(1) * query_stride + width,
+        "queries"
+    );
+    assert!(out >= a.rows.end * width, "outputs");
+    assert!(
+        a.keys.len > 0 && a.keys.keys.len() >= Keys::key_floats(a.keys.len, heads, d_kv),
+        "keys"
+    );
+    assert!(a.keys.value_stride >= width, "values");
+    assert!(
+        a.keys.values.len() >= (a.keys.len - 1) * a.keys.value_stride + width,
+        "values"
+    );
+    let end = a.position + a.rows.len();
+    assert!(
+        !a.causal || a.keys.len >= end,
+        "a causal query needs its own key"
+    );
+    if let Some(bias) = a.bias {
+        assert!(
+            bias.max_len >= end.max(a.keys.len),
+            "bias covers {} positions",
+            bias.max_len
+        );
+        assert!(
+            bias.stride >= 2 * bias.max_len - 1 + LANES && bias.table.len() >= heads * bias.stride,
+            "bias"
+        );
+    }
+}
+
+struct Out(*mut f32);
+
+// SAFETY: the chunks of `attention` write disjoint (rows, head) parts of an exclusively borrowed slice.
+unsafe impl Sync for Out {}
+
+/// One head of some queries of one sequence.
+struct Head<'a> {
+    a: &'a Attention<'a>,
+    d_kv: usize,
+    head: usize,
+    heads: usize,
+    rows: Range<usize>,
+    queries: &'a [f32],
+    query_stride: usize,
+    out: &'a Out,
+    scores: &'a mut Vec<f32>,
+}
+
+impl Kernel for Head<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S) {
+        let tallest = if self.a.causal || self.rows.len() == 1 {
+            1
+        } else {
+            S::ROWS
+        };
+        let mut row = self.rows.start;
+        while row < self.rows.end {
+            let m = tallest.min(self.rows.end - row);
+            // SAFETY: `check` found every row, key, value and bias of the sequence within its slice.
+            unsafe {
+                // Fewer heights than `matmul` has: a shorter last tile costs little here.
+                match m {
+                    12.. => self.tile::<S, 12, 2>(s, row),
+                    6..12 => self.tile::<S, 6, 1>(s, row),
+                    4..6 => self.tile::<S, 4, 1>(s, row),
+                    _ => self.tile::<S, 1, 4>(s, row),
+                }
+            }
+            row += match m {
+                12.. => 12,
+                6..12 => 6,
+                4..6 => 4,
+                _ => 1,
+            };
+        }
+    }
+}
+
+impl Head<'_> {
+    /// # Safety
+    /// Rows `row..row + M` are this head's, and `check` passed.
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const M: usize, const P: usize>(&mut self, s: S, row: usize) {
+        if M > S::ROWS {
+            return; // never asked for; no code is made for it
+        }
+        let query = self.a.position + (row - self.a.rows.start);
+        let len = if self.a.causal {
+            query + 1
+        } else {
+            self.a.keys.len
+        };
+        let stride = padded(len);
+        if self.scores.len() < M * stride {
+            self.scores.resize(M * stride, 0.0);
+        }
+        // SAFETY: as the caller's; the tiles write M rows of `stride` scores, and M rows of this head's outputs.
+        unsafe {
+            self.scores_of::<S, M, P>(s, row, query, stride);
+            for scores in self.scores[..M * stride].chunks_exact_mut(stride) {
+                softmax(s, scores, len);
+            }
+            self.weighted_sum::<S, M, P>(s, row, len, stride);
+        }
+    }
+
+    /// # Safety
+    /// As [`Head::tile`]; `self.scores` has M rows of `stride`.
+    #[inline(always)]
+    unsafe fn scores_of<S: Simd, const M: usize, const P: usize>(
+        &mut self,
+        s: S,
+        row: usize,
+        query: usize,
+        stride: usize,
+    ) {
+        let d_kv = self.d_kv;
+        let panel = self.heads * d_kv * LANES;
+        let panels = stride / LANES;
+        let mut block = 0;
+        while block < panels {
+            // SAFETY: blocks below `panels` hold keys, and rows their queries (`check`).
+            unsafe {
+                if block + P <= panels {
+                    self.scores_at::<S, M, P>(s, row, query, block, panel, stride);
+                    block += P;
+                } else {
+                    self.scores_at::<S, M, 1>(s, row, query, block, panel, stride);
+                    block += 1;
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Head::scores_of`], for the P panels of keys from `block` on.
+    #[inline(always)]
+    unsafe fn scores_at<S: Simd, const M: usize, const P: usize>(
+        &mut self,
+        s: S,
+        row: usize,
+        query: usize,
+        block: usize,
+        panel: usize,
+        stride: usize,
+    ) {
+        let d_kv = self.d_kv;
+        let mut acc = [[s.splat(0.0); P]; M];
+        // SAFETY: the bias of key t and query q lies at t - q + max_len - 1, and 16 floats past the last are there.
+        unsafe {
+            if let Some(bias) = self.a.bias {
+                let zero = self.head * bias.stride + bias.max_len - 1 + block * LANES - query;
+                for (m, acc) in acc.iter_mut().enumerate() {
+                    for (p, acc) in acc.iter_mut().enumerate() {
+                        *acc = s.load(bias.table.as_ptr().add(zero + p * LANES - m));
+                    }
+                }
+            }
+            let q = self
+                .queries
+                .as_ptr()
+                .add(row * self.query_stride + self.head * padded(d_kv));
+            let k = self
+                .a
+                .keys
+                .keys
+                .as_ptr()
+                .add(block * panel + self.head * d_kv * LANES);
+            let sums =
+                tile::<S, f32, M, P>(s, d_kv, (q, self.query_stride), (k, panel, LANES), acc);
+            let to = self.scores.as_mut_ptr().add(block * LANES);
+            for (m, sums) in sums.into_iter().enumerate() {
+                for (p, sum) in sums.into_iter().enumerate() {
+                    s.store(to.add(m * stride + p * LANES), sum);
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Head::tile`]; `self.scores` has M rows of `stride`, of which `len` count.
+    #[inline(always)]
+    unsafe fn weighted_sum<S: Simd, const M: usize, const P: usize>(
+        &mut self,
+        s: S,
+        row: usize,
+        len: usize,
+        stride: usize,
+    ) {
+        let d_head = padded(self.d_kv);
+        let mut column = 0;
+        while column < d_head {
+            // SAFETY: columns below d_head are this head's, in the values and in the output (`check`).
+            unsafe {
+                if column + P * LANES <= d_head {
+                    self.sum_at::<S, M, P>(s, row, len, stride, column);
+                    column += P * LANES;
+                } else {
+                    self.sum_at::<S, M, 1>(s, row, len, stride, column);
+                    column += LANES;
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Head::weighted_sum`], for the P registers from `column` on.
+    #[inline(always)]
+    unsafe fn sum_at<S: Simd, const M: usize, const P: usize>(
+        &mut self,
+        s: S,
+        row: usize,
+        len: usize,
+        stride: usize,
+        column: usize,
+    ) {
+        let width = self.heads * padded(self.d_kv);
+        let column = self.head * padded(self.d_kv) + column;
+        let values = self.a.keys.value_stride;
+        // SAFETY: `len` rows of values are there, each `width` floats; so are M rows of scores and of the output.
+        unsafe {
+            let v = self.a.keys.values.as_ptr().add(column);
+            let zero = [[s.splat(0.0); P]; M];
+            let sums = tile::<S, f32, M, P>(
+                s,
+                len,
+                (self.scores.as_ptr(), stride),
+                (v, LANES, values),
+                zero,
+            );
+            let to = self.out.0.add(row * width + column);
+            for (m, sums) in sums.into_iter().enumerate() {
+                for (p, sum) in sums.into_iter().enumerate() {
+                    s.store(to.add(m * width + p * LANES), sum);
+                }
+            }
+        }
+    }
+}

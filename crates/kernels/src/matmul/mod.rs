@@ -1,0 +1,8 @@
+//! Matrix products on packed weights, one chain of fused multiply-adds an output.
+
+mod panels;
+mod product;
+
+pub use panels::{Panels, Storage, WeightType, pack_panel};
+pub(crate) use product::tile;
+pub use product::{Epilogue, Product, matmul};

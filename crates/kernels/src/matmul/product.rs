@@ -1,0 +1,318 @@
+//! out[m][n] = sum over k of a[m][k] w[n][k], each output one chain of fused multiply-adds.
+//!
+//! ```text
+//! for a block of rows, for a group of panels:        a chunk of the region; what a worker claims
+//!     for a tile of rows:                            up to 12 rows x 2 panels of accumulators in registers
+//!         for k ascending:                           the chain: one load a panel, one broadcast a row
+//!             acc[row][panel] = fma(a[row][k], w[panel][k], acc[row][panel])
+//!         epilogue, store
+//! ```
+//!
+//! Lanes hold different outputs, never parts of one, so the value of an output depends neither on the tile, nor on the
+//! rows computed with it, nor on the thread: a plain loop over `f32::mul_add` gives the same bits.
+
+use super::panels::{Panels, Storage};
+use crate::region::{MAX_CHUNKS, Team};
+use crate::simd::{Isa, Kernel, LANES, Simd};
+use half::{bf16, f16};
+use std::ops::Range;
+
+/// A stored weight and how 16 of them are widened.
+pub(crate) trait Weight: Copy + Sync {
+    /// # Safety
+    /// `p` is valid for reading 16 weights.
+    unsafe fn load<S: Simd>(s: S, p: *const Self) -> S::F;
+}
+
+impl Weight for f32 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const f32) -> S::F {
+        // SAFETY: as the caller's.
+        unsafe { s.load(p) }
+    }
+}
+
+impl Weight for bf16 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const bf16) -> S::F {
+        // SAFETY: as the caller's; bf16 is a transparent u16.
+        unsafe { s.load_bf16(p.cast()) }
+    }
+}
+
+impl Weight for f16 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const f16) -> S::F {
+        // SAFETY: as the caller's; f16 is a transparent u16.
+        unsafe { s.load_f16(p.cast()) }
+    }
+}
+
+/// The one inner loop: `M` rows of `a` times `P` panels of `w`, added to `acc` in ascending order of k.
+///
+/// Row m of `a` begins at `a + m lda`; the 16 weights of step k of panel p lie at `w + p panel + k step`.
+///
+/// # Safety
+/// All of these are valid for reading: `k` values of each row, 16 weights at each step of each panel.
+#[inline(always)]
+pub(crate) unsafe fn tile<S: Simd, W: Weight, const M: usize, const P: usize>(
+    s: S,
+    k: usize,
+    (a, lda): (*const f32, usize),
+    (w, panel, step): (*const W, usize, usize),
+    mut acc: [[S::F; P]; M],
+) -> [[S::F; P]; M] {
+    for i in 0..k {
+        // SAFETY: i < k, m < M, p < P: within what the caller vouches for.
+        unsafe {
+            let mut weights = [s.splat(0.0); P];
+            for (p, weight) in weights.iter_mut().enumerate() {
+                *weight = W::load(s, w.add(p * panel + i * step));
+            }
+            for (m, acc) in acc.iter_mut().enumerate() {
+                let x = s.splat(*a.add(m * lda + i));
+                for (acc, weight) in acc.iter_mut().zip(weights) {
+                    *acc = s.mul_add(x, weight, *acc);
+                }
+            }
+        }
+    }
+    acc
+}
+
+/// What becomes of a finished sum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Epilogue {
+    /// out = sum
+    Store,
+    /// out += sum: the residual connection.
+    Add,
+    /// out = max(sum, 0)
+    Relu,
+}
+
+/// The operands of a product; see [`matmul`].
+#[derive(Clone, Copy, Debug)]
+pub struct Product<'a> {
+    /// Inputs [m, lda], row-major; the first k of each row count.
+    pub a: &'a [f32],
+    /// Row stride of `a`, at least k.
+    pub lda: usize,
+    /// Rows.
+    pub m: usize,
+    /// Weights [n, k].
+    pub w: Panels<'a>,
+    /// What becomes of the sums.
+    pub epilogue: Epilogue,
+}
+
+/// Multiply-adds from which a product is worth a region of several threads.
+const PARALLEL: usize = 48 * 1024;
+/// Floats of inputs that a block of rows may have: it stays in the L2 cache beside the panels.
+const BLOCK_FLOATS: usize = 64 * 1024;
+
+/// out[m][n] = epilogue(sum over k of a[m][k] w[n][k]).
+///
+/// `out` is [m, ldo] row-major; `padded(n)` columns of each row are written, those past n with what zero weights give.
+///
+/// # Panics
+/// Where a stride or a length does not fit.
+pub fn matmul(isa: Isa, team: &Team, p: Product<'_>, out: &mut [f32], ldo: usize) {
+    let Product { a, lda, m, w, .. } = p;
+    if m == 0 || w.n == 0 {
+        return;
+    }
+    let panels = w.n.div_ceil(LANES);
+    assert!(
+        lda >= w.k && a.len() >= (m - 1) * lda + w.k,
+        "inputs: {} floats for {m} rows of {}",
+        a.len(),
+        w.k
+    );
+    assert!(
+        ldo >= panels * LANES && out.len() >= (m - 1) * ldo + panels * LANES,
+        "outputs: {} floats",
+        out.len()
+    );
+    let out = Out {
+        to: out.as_mut_ptr(),
+        stride: ldo,
+    };
+    let whole = Block {
+        p,
+        out,
+        rows: 0..m,
+        panels: 0..panels,
+    };
+    let row_block = (BLOCK_FLOATS / w.k.max(1)).clamp(48, 1024) / 12 * 12;
+    let row_blocks = m.div_ceil(row_block);
+    if team.threads() == 1 || m * panels * LANES * w.k < PARALLEL {
+        for i in 0..row_blocks {
+            isa.run(whole.part(i, row_blocks, 0, 1));
+        }
+        return;
+    }
+    // Enough chunks that a late or slow worker leaves little to wait for, of at least 4 panels each.
+    let panel_chunks = (4 * team.threads())
+        .div_ceil(row_blocks)
+        .min(panels.div_ceil(4))
+        .clamp(1, MAX_CHUNKS / row_blocks.max(1));
+    team.run(row_blocks * panel_chunks, |_, chunk| {
+        isa.run(whole.part(
+            chunk / panel_chunks,
+            row_blocks,
+            chunk % panel_chunks,
+            panel_chunks,
+        ));
+    });
+}
+
+#[derive(Clone, Copy)]
+struct Out {
+    to: *mut f32,
+    stride: usize,
+}
+
+// SAFETY: the chunks of `matmul` write disjoint parts of an exclusively borrowed slice.
+unsafe impl Sync for Out {}
+
+/// A part of a product: some rows, some panels.
+#[derive(Clone)]
+struct Block<'a> {
+    p: Product<'a>,
+    out: Out,
+    rows: Range<usize>,
+    panels: Range<usize>,
+}
+
+impl Block<'_> {
+    /// Part (i, j) of `rows` by `panels` parts; the parts are disjoint and together the whole.
+    fn part(&self, i: usize, rows: usize, j: usize, panels: usize) -> Self {
+        // Panels are dealt out in fours, so that a matrix-vector product runs whole groups.
+        let fours = self.panels.len().div_ceil(4);
+        let cut = |i, parts, whole: usize| i * whole / parts;
+        Block {
+            rows: cut(i, rows, self.rows.end)..cut(i + 1, rows, self.rows.end),
+            panels: 4 * cut(j, panels, fours)..(4 * cut(j + 1, panels, fours)).min(self.panels.end),
+            ..self.clone()
+        }
+    }
+}
+
+impl Kernel for Block<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        match self.p.w.data {
+            Storage::F32(w) => block(s, &self, w),
+            Storage::Bf16(w) => block(s, &self, w),
+            Storage::F16(w) => block(s, &self, w),
+        }
+    }
+}
+
+#[inline(always)]
+fn block<S: Simd, W: Weight>(s: S, b: &Block<'_>, w: &[W]) {
+    let rows = b.rows.len();
+    let wide = match rows {
+        1 => 4,
+        2 => 2,
+        _ => S::PANELS,
+    };
+    let tallest = if rows <= 2 { rows } else { S::ROWS };
+    let mut panel = b.panels.start;
+    while panel < b.panels.end {
+        let left = b.panels.end - panel;
+        let group = if left >= wide {
+            wide
+        } else if left >= 2 && wide >= 2 {
+            2
+        } else {
+            1
+        };
+        let mut row = b.rows.start;
+        while row < b.rows.end {
+            let m = tallest.min(b.rows.end - row);
+            // SAFETY: `matmul` checked that every row below m and every panel below n / 16 lies within the slices.
+            unsafe {
+                match group {
+                    4 => at::<S, W, 1, 4>(s, b, w, row, panel),
+                    2 => rows_of::<S, W, 2>(s, b, w, row, m, panel),
+                    _ => rows_of::<S, W, 1>(s, b, w, row, m, panel),
+                }
+            }
+            row += m;
+        }
+        panel += group;
+    }
+}
+
+/// # Safety
+/// Rows `row..row + m` and panels `panel..panel + P` lie within the operands.
+#[inline(always)]
+unsafe fn rows_of<S: Simd, W: Weight, const P: usize>(
+    s: S,
+    b: &Block<'_>,
+    w: &[W],
+    row: usize,
+    m: usize,
+    panel: usize,
+) {
+    // SAFETY: as the caller's.
+    unsafe {
+        match m {
+            1 => at::<S, W, 1, P>(s, b, w, row, panel),
+            2 => at::<S, W, 2, P>(s, b, w, row, panel),
+            3 => at::<S, W, 3, P>(s, b, w, row, panel),
+            4 => at::<S, W, 4, P>(s, b, w, row, panel),
+            5 => at::<S, W, 5, P>(s, b, w, row, panel),
+            6 => at::<S, W, 6, P>(s, b, w, row, panel),
+            7 => at::<S, W, 7, P>(s, b, w, row, panel),
+            8 => at::<S, W, 8, P>(s, b, w, row, panel),
+            9 => at::<S, W, 9, P>(s, b, w, row, panel),
+            10 => at::<S, W, 10, P>(s, b, w, row, panel),
+            11 => at::<S, W, 11, P>(s, b, w, row, panel),
+            _ => at::<S, W, 12, P>(s, b, w, row, panel),
+        }
+    }
+}
+
+/// # Safety
+/// Rows `row..row + M` and panels `panel..panel + P` lie within the operands.
+#[inline(always)]
+unsafe fn at<S: Simd, W: Weight, const M: usize, const P: usize>(
+    s: S,
+    b: &Block<'_>,
+    w: &[W],
+    row: usize,
+    panel: usize,
+) {
+    if M > S::ROWS {
+        return; // never asked for: `block` cuts rows to S::ROWS; here so that no code is made for it
+    }
+    let (k, lda) = (b.p.w.k, b.p.lda);
+    // SAFETY: the caller vouches for the rows and panels, `matmul` for the slices that hold them.
+    unsafe {
+        let a = b.p.a.as_ptr().add(row * lda);
+        let w = w.as_ptr().add(panel * k * LANES);
+        let sums = tile::<S, W, M, P>(
+            s,
+            k,
+            (a, lda),
+            (w, k * LANES, LANES),
+            [[s.splat(0.0); P]; M],
+        );
+        let out = b.out.to.add(row * b.out.stride + panel * LANES);
+        for (m, sums) in sums.into_iter().enumerate() {
+            for (p, sum) in sums.into_iter().enumerate() {
+                let to = out.add(m * b.out.stride + p * LANES);
+                let value = match b.p.epilogue {
+                    Epilogue::Store => sum,
+                    Epilogue::Add => s.add(s.load(to), sum),
+                    Epilogue::Relu => s.max(s.splat(0.0), sum),
+                };
+                s.store(to, value);
+            }
+        }
+    }
+}

@@ -1,0 +1,431 @@
+//! Threads: one team a call, and regions whose chunks idle workers claim.
+//!
+//! ```text
+//! Team::enter(threads, |team| ...)          // a call: idle workers of the rayon pool are asked to help
+//!     team.run(chunks, |worker, chunk| ..)  // a region: whoever is there claims chunks, the caller too
+//! ```
+//!
+//! A region costs a store and, where a helper takes part, the wait for the chunks that it has claimed: nobody waits for
+//! a worker that has not come, so a helper that the system does not run costs nothing, and a caller alone does all the
+//! work. Helpers spin for some microseconds between regions, then yield, then go back to their pool; the next region
+//! calls them again. Which worker computes a chunk cannot change a result: chunks are whole outputs.
+//!
+//! The claim: one atomic word holds (epoch, chunks, next chunk). A worker claims by compare-and-swap of the whole word,
+//! so a claim succeeds only for the region that the word describes. The caller returns from a region when all its chunks
+//! are done, and only then may the job that they point to die.
+
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Most chunks of one region.
+pub const MAX_CHUNKS: usize = u16::MAX as usize;
+
+/// Rounds of spinning before a waiting thread begins to yield: about 30 microseconds.
+const SPINS: u32 = 2_000;
+/// Yields before an idle helper goes back to its pool: about a millisecond where nothing else wants the processor.
+const YIELDS: u32 = 2_000;
+
+type Job<'a> = dyn Fn(usize, usize) + Sync + 'a;
+
+/// What the caller and its helpers share.
+struct Shared {
+    /// epoch << 32 | chunks << 16 | next chunk
+    claim: AtomicU64,
+    /// The job of the current epoch: a pointer to the caller's `&Job`.
+    job: AtomicPtr<()>,
+    /// Chunks of the current epoch that are finished.
+    done: AtomicUsize,
+    /// A region is running. Whoever comes meanwhile runs its chunks alone.
+    taken: AtomicBool,
+    /// A chunk panicked.
+    panicked: AtomicBool,
+    /// The team has ended: helpers go home.
+    closed: AtomicBool,
+    /// Helpers that were asked for and have not gone home.
+    helpers: AtomicU32,
+    /// Worker numbers that no helper holds.
+    free: Mutex<Vec<usize>>,
+}
+
+impl Shared {
+    /// Claims a chunk of the current region.
+    fn claim(&self) -> Option<usize> {
+        let mut word = self.claim.load(Ordering::Acquire);
+        loop {
+            let (chunks, next) = ((word >> 16) as u16, word as u16);
+            if next >= chunks {
+                return None;
+            }
+            match self.claim.compare_exchange_weak(
+                word,
+                word + 1,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => return Some(usize::from(next)),
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    /// Computes chunks until none is left to claim; whether there was one.
+    fn work(&self, worker: usize) -> bool {
+        let mut any = false;
+        while let Some(chunk) = self.claim() {
+            any = true;
+            let job = self.job.load(Ordering::Acquire).cast::<&Job<'_>>();
+            let finished = Finished(self);
+            // SAFETY: `job` points to the `&Job` on the stack of `Team::run`, which does not return before `done`
+            // counts every chunk of its epoch; this claimed chunk is counted only when `finished` drops. The pointer is
+            // of the claimed epoch: it was stored before the word that the claim read, and the next epoch begins
+            // after this chunk is done.
+            unsafe { (*job)(worker, chunk) };
+            drop(finished);
+        }
+        any
+    }
+
+    /// The life of a helper.
+    #[cfg_attr(not(feature = "rayon"), allow(dead_code))]
+    fn help(&self) {
+        let free = || self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(worker) = free().pop() else {
+            self.helpers.fetch_sub(1, Ordering::AcqRel);
+            return;
+        };
+        let mut idle = 0;
+        while !self.closed.load(Ordering::Acquire) && idle < SPINS + YIELDS {
+            // A panic in a job is reported by `Finished`, and raised again by the caller of the region.
+            let worked =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.work(worker)))
+                    .unwrap_or(true);
+            if worked {
+                idle = 0;
+            } else {
+                idle += 1;
+                pause(idle);
+            }
+        }
+        free().push(worker);
+        self.helpers.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Counts a chunk as done, also where its job panics.
+struct Finished<'a>(&'a Shared);
+
+impl Drop for Finished<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.panicked.store(true, Ordering::Release);
+        }
+        self.0.done.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+fn pause(round: u32) {
+    if round < SPINS {
+        std::hint::spin_loop();
+    } else {
+        std::thread::yield_now();
+    }
+}
+
+/// The threads of one call.
+pub struct Team {
+    threads: usize,
+    shared: Option<Arc<Shared>>,
+}
+
+impl Team {
+    /// The calling thread alone.
+    #[must_use]
+    pub fn alone() -> Team {
+        Team {
+            threads: 1,
+            shared: None,
+        }
+    }
+
+    /// Runs `call` with a team of up to `threads` threads: the calling one, and workers of the rayon pool that the
+    /// caller is in, or else of this crate's own.
+    ///
+    /// With `threads` of 1, or without the feature `rayon`, no pool is touched.
+    pub fn enter<R>(threads: usize, call: impl FnOnce(&Team) -> R) -> R {
+        if threads <= 1 || cfg!(not(feature = "rayon")) {
+            return call(&Team::alone());
+        }
+        let team = Team {
+            threads,
+            shared: Some(Arc::new(Shared {
+                claim: AtomicU64::new(0),
+                job: AtomicPtr::new(std::ptr::null_mut()),
+                done: AtomicUsize::new(0),
+                taken: AtomicBool::new(false),
+                panicked: AtomicBool::new(false),
+                closed: AtomicBool::new(false),
+                helpers: AtomicU32::new(0),
+                free: Mutex::new((1..threads).collect()),
+            })),
+        };
+        team.call_helpers();
+        call(&team)
+    }
+
+    /// Threads that may take part; worker numbers are below it.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Runs `job(worker, chunk)` for every chunk below `chunks`, each once, on whichever threads are there; returns
+    /// when all are done. No two threads have the same worker number at a time.
+    ///
+    /// A region inside a region runs on the thread that enters it.
+    ///
+    /// # Panics
+    /// Where `chunks` is over [`MAX_CHUNKS`], and where a job panics.
+    pub fn run(&self, chunks: usize, job: impl Fn(usize, usize) + Sync) {
+        assert!(
+            chunks <= MAX_CHUNKS,
+            "{chunks} chunks, expected at most {MAX_CHUNKS}"
+        );
+        match &self.shared {
+            Some(shared) if chunks > 1 && !shared.taken.swap(true, Ordering::AcqRel) => {
+                self.call_helpers();
+                shared.region(chunks, &job);
+            }
+            _ => (0..chunks).for_each(|chunk| job(0, chunk)),
+        }
+    }
+
+    /// [`Team::run`] with a piece of scratch for each worker.
+    ///
+    /// # Panics
+    /// As [`Team::run`]; and where `scratch` has fewer pieces than the team has threads.
+    pub fn run_with<T: Send>(
+        &self,
+        scratch: &mut [T],
+        chunks: usize,
+        job: impl Fn(&mut T, usize) + Sync,
+    ) {
+        assert!(
+            scratch.len() >= self.threads,
+            "{} pieces of scratch for {} threads",
+            scratch.len(),
+            self.threads
+        );
+        let base = SendPtr(scratch.as_mut_ptr());
+        self.run(chunks, |worker, chunk| {
+            debug_assert!(worker < self.threads);
+            // SAFETY: `worker` < threads <= scratch.len(), and no other thread has this number now, so the piece is
+            // borrowed once; `scratch` is borrowed mutably until `run` returns.
+            let piece = unsafe { &mut *base.get().add(worker) };
+            job(piece, chunk);
+        });
+    }
+
+    /// Runs `job(chunk, piece)` on every piece of `size` items, the last one shorter.
+    ///
+    /// # Panics
+    /// As [`Team::run`].
+    pub fn chunks_mut<T: Send>(
+        &self,
+        items: &mut [T],
+        size: usize,
+        job: impl Fn(usize, &mut [T]) + Sync,
+    ) {
+        let len = items.len();
+        let base = SendPtr(items.as_mut_ptr());
+        // A region has at most MAX_CHUNKS chunks: of very many items each chunk takes several pieces.
+        let pieces = len.div_ceil(size.max(1));
+        let each = pieces.div_ceil(MAX_CHUNKS).max(1);
+        self.run(pieces.div_ceil(each), |_, chunk| {
+            for piece in chunk * each..((chunk + 1) * each).min(pieces) {
+                let start = piece * size;
+                // SAFETY: pieces are disjoint parts of `items`, each taken once, and `items` is borrowed mutably until
+                // `run` returns.
+                let items = unsafe {
+                    std::slice::from_raw_parts_mut(base.get().add(start), size.min(len - start))
+                };
+                job(piece, items);
+            }
+        });
+    }
+
+    #[cfg(feature = "rayon")]
+    fn call_helpers(&self) {
+        let Some(shared) = &self.shared else { return };
+        let wanted = self.threads as u32 - 1;
+        while shared.helpers.load(Ordering::Relaxed) < wanted {
+            shared.helpers.fetch_add(1, Ordering::AcqRel);
+            let shared = Arc::clone(shared);
+            pool::spawn(wanted as usize, move || shared.help());
+        }
+    }
+
+    #[cfg(not(feature = "rayon"))]
+    fn call_helpers(&self) {}
+}
+
+impl Drop for Team {
+    fn drop(&mut self) {
+        if let Some(shared) = &self.shared {
+            shared.closed.store(true, Ordering::Release);
+        }
+    }
+}
+
+impl Shared {
+    /// Publishes a region, works on it and waits for it. The caller has set `taken`.
+    fn region(&self, chunks: usize, job: &Job<'_>) {
+        /// Waits for the claimed chunks even where the caller's own chunk panics: helpers still use the job.
+        struct Close<'a>(&'a Shared, usize);
+        impl Drop for Close<'_> {
+            fn drop(&mut self) {
+                // Nobody may begin another chunk; those that nobody claimed are counted here.
+                let word = self.0.claim.fetch_or(0xffff, Ordering::AcqRel);
+                let claimed = usize::from(word as u16).min(self.1);
+                let mut round = 0;
+                while self.0.done.load(Ordering::Acquire) < claimed {
+                    round += 1;
+                    pause(round);
+                }
+                self.0.job.store(std::ptr::null_mut(), Ordering::Release);
+                self.0.taken.store(false, Ordering::Release);
+            }
+        }
+        let epoch = (self.claim.load(Ordering::Relaxed) >> 32).wrapping_add(1) & 0xffff_ffff;
+        self.done.store(0, Ordering::Relaxed);
+        self.panicked.store(false, Ordering::Relaxed);
+        let pointer: *const &Job<'_> = &job;
+        self.job.store(pointer.cast_mut().cast(), Ordering::Release);
+        self.claim
+            .store(epoch << 32 | (chunks as u64) << 16, Ordering::Release);
+        let close = Close(self, chunks);
+        self.work(0);
+        drop(close);
+        if self.panicked.load(Ordering::Acquire) {
+            panic!("a chunk of a parallel region panicked on another thread");
+        }
+    }
+}
+
+struct SendPtr<T>(*mut T);
+
+// SAFETY: used by `run_with` only, which hands each worker another element of a `[T]` with `T: Send`.
+unsafe impl<T: Send> Sync for SendPtr<T> {}
+
+impl<T> SendPtr<T> {
+    fn get(&self) -> *mut T {
+        self.0
+    }
+}
+
+#[cfg(feature = "rayon")]
+mod pool {
+    use std::sync::OnceLock;
+
+    /// Spawns on the pool that the caller is in, else on this crate's own.
+    pub(super) fn spawn(workers: usize, job: impl FnOnce() + Send + 'static) {
+        static OWN: OnceLock<Option<rayon::ThreadPool>> = OnceLock::new();
+        if rayon::current_thread_index().is_some() {
+            return rayon::spawn(job);
+        }
+        // Made on first use, with a worker for every other processor, or as many as were asked for then. A process that
+        // may not make threads goes on alone: `job` is dropped and the caller does all the work.
+        let own = OWN.get_or_init(|| {
+            let others = std::thread::available_parallelism()
+                .map_or(1, usize::from)
+                .saturating_sub(1);
+            rayon::ThreadPoolBuilder::new()
+                .num_threads(workers.max(others))
+                .thread_name(|i| format!("tiny-t5-{i}"))
+                .build()
+                .ok()
+        });
+        if let Some(pool) = own {
+            pool.spawn(job);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+
+    #[test]
+    fn run_every_chunk_once() {
+        for threads in [1, 2, 5] {
+            Team::enter(threads, |team| {
+                for chunks in [0, 1, 2, 7, 64, 1000] {
+                    let counts: Vec<AtomicUsize> =
+                        (0..chunks).map(|_| AtomicUsize::new(0)).collect();
+                    for round in 1..=50 {
+                        team.run(chunks, |worker, chunk| {
+                            assert!(worker < threads);
+                            counts[chunk].fetch_add(1, Ordering::Relaxed);
+                        });
+                        assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == round));
+                    }
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn run_nested_runs_on_the_thread_that_enters() {
+        Team::enter(3, |team| {
+            let total = AtomicUsize::new(0);
+            team.run(8, |_, _| {
+                team.run(8, |_, _| {
+                    total.fetch_add(1, Ordering::Relaxed);
+                });
+            });
+            assert_eq!(total.into_inner(), 64);
+        });
+    }
+
+    #[test]
+    fn run_a_panicking_chunk_panics_and_leaves_the_team_usable() {
+        Team::enter(2, |team| {
+            let panics = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                team.run(16, |_, chunk| assert!(chunk != 9, "on purpose"));
+            }));
+            assert!(panics.is_err());
+            let total = AtomicUsize::new(0);
+            team.run(16, |_, _| {
+                total.fetch_add(1, Ordering::Relaxed);
+            });
+            assert_eq!(total.into_inner(), 16);
+        });
+    }
+
+    #[test]
+    fn run_with_gives_each_worker_its_own_scratch() {
+        Team::enter(2, |team| {
+            let mut sums = vec![0usize; team.threads()];
+            team.run_with(&mut sums, 1000, |sum, chunk| *sum += chunk);
+            assert_eq!(sums.iter().sum::<usize>(), 499_500);
+        });
+    }
+
+    #[cfg(feature = "rayon")]
+    #[test]
+    fn run_inside_the_callers_pool_does_not_deadlock() {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(1)
+            .build()
+            .unwrap();
+        let total = AtomicUsize::new(0);
+        pool.install(|| {
+            Team::enter(4, |team| {
+                team.run(100, |_, _| {
+                    total.fetch_add(1, Ordering::Relaxed);
+                });
+            });
+        });
+        assert_eq!(total.into_inner(), 100);
+    }
+}

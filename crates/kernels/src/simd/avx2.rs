@@ -1,0 +1,131 @@
+//! AVX2 with FMA and F16C: two `ymm` a virtual register.
+
+use super::{Kernel, Simd};
+use std::arch::x86_64::*;
+
+/// Proof of AVX2, FMA and F16C.
+#[derive(Clone, Copy)]
+pub(super) struct Avx2(());
+
+pub(super) fn probe() -> bool {
+    is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c")
+}
+
+/// # Safety
+/// [`probe`] was true.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Out {
+    kernel.run(Avx2(()))
+}
+
+type F = (__m256, __m256);
+
+/// Intrinsics that touch registers only.
+macro_rules! registers {
+    ($intrinsics:expr) => {{
+        // SAFETY: used in methods of the proof, which exists only inside `run`, whose caller vouches for the features.
+        unsafe { $intrinsics }
+    }};
+}
+
+impl Simd for Avx2 {
+    type F = F;
+    // 6 x 1 panel: 12 accumulators, 2 weights and 1 broadcast of the 16 registers.
+    const ROWS: usize = 6;
+    const PANELS: usize = 1;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> F {
+        let v = registers!(_mm256_set1_ps(x));
+        (v, v)
+    }
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> F {
+        // SAFETY: the caller vouches for reading 16 values at `p`, the proof for the features.
+        unsafe { (_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))) }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const u16) -> F {
+        // SAFETY: the caller vouches for reading 16 values at `p`, the proof for the features.
+        unsafe {
+            let widen = |v| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(v)));
+            (
+                widen(_mm_loadu_si128(p.cast())),
+                widen(_mm_loadu_si128(p.add(8).cast())),
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(self, p: *const u16) -> F {
+        // SAFETY: the caller vouches for reading 16 values at `p`, the proof for the features.
+        unsafe {
+            (
+                _mm256_cvtph_ps(_mm_loadu_si128(p.cast())),
+                _mm256_cvtph_ps(_mm_loadu_si128(p.add(8).cast())),
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, v: F) {
+        // SAFETY: the caller vouches for writing 16 values at `p`, the proof for the features.
+        unsafe {
+            _mm256_storeu_ps(p, v.0);
+            _mm256_storeu_ps(p.add(8), v.1);
+        }
+    }
+    #[inline(always)]
+    fn add(self, a: F, b: F) -> F {
+        registers!((_mm256_add_ps(a.0, b.0), _mm256_add_ps(a.1, b.1)))
+    }
+    #[inline(always)]
+    fn sub(self, a: F, b: F) -> F {
+        registers!((_mm256_sub_ps(a.0, b.0), _mm256_sub_ps(a.1, b.1)))
+    }
+    #[inline(always)]
+    fn mul(self, a: F, b: F) -> F {
+        registers!((_mm256_mul_ps(a.0, b.0), _mm256_mul_ps(a.1, b.1)))
+    }
+    #[inline(always)]
+    fn div(self, a: F, b: F) -> F {
+        registers!((_mm256_div_ps(a.0, b.0), _mm256_div_ps(a.1, b.1)))
+    }
+    #[inline(always)]
+    fn mul_add(self, a: F, b: F, c: F) -> F {
+        registers!((
+            _mm256_fmadd_ps(a.0, b.0, c.0),
+            _mm256_fmadd_ps(a.1, b.1, c.1)
+        ))
+    }
+    #[inline(always)]
+    fn max(self, a: F, b: F) -> F {
+        registers!((_mm256_max_ps(a.0, b.0), _mm256_max_ps(a.1, b.1)))
+    }
+    #[inline(always)]
+    fn min(self, a: F, b: F) -> F {
+        registers!((_mm256_min_ps(a.0, b.0), _mm256_min_ps(a.1, b.1)))
+    }
+    #[inline(always)]
+    fn select_lt(self, a: F, b: F, yes: F, no: F) -> F {
+        registers!({
+            (
+                _mm256_blendv_ps(no.0, yes.0, _mm256_cmp_ps::<_CMP_LT_OQ>(a.0, b.0)),
+                _mm256_blendv_ps(no.1, yes.1, _mm256_cmp_ps::<_CMP_LT_OQ>(a.1, b.1)),
+            )
+        })
+    }
+    #[inline(always)]
+    fn pow2(self, n: F) -> F {
+        registers!({
+            let bias = _mm256_set1_epi32(127);
+            let pow = |n| {
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(
+                    _mm256_cvtps_epi32(n),
+                    bias,
+                )))
+            };
+            (pow(n.0), pow(n.1))
+        })
+    }
+}

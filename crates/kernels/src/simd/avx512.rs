@@ -1,0 +1,109 @@
+//! AVX-512 F, BW, DQ, VL and VNNI (Ice Lake, Zen 4 and later): one `zmm` a virtual register.
+
+use super::{Kernel, Simd};
+use std::arch::x86_64::*;
+
+/// Proof of the features that [`probe`] asks for.
+#[derive(Clone, Copy)]
+pub(super) struct Avx512(());
+
+pub(super) fn probe() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl")
+        && super::avx2::probe()
+}
+
+/// # Safety
+/// [`probe`] was true.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Out {
+    kernel.run(Avx512(()))
+}
+
+/// Intrinsics that touch registers only.
+macro_rules! registers {
+    ($intrinsics:expr) => {{
+        // SAFETY: used in methods of the proof, which exists only inside `run`, whose caller vouches for the features.
+        unsafe { $intrinsics }
+    }};
+}
+
+impl Simd for Avx512 {
+    type F = __m512;
+    const ROWS: usize = 12;
+    const PANELS: usize = 2;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        registers!(_mm512_set1_ps(x))
+    }
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> __m512 {
+        // SAFETY: the caller vouches for reading 16 values at `p`, the proof for the features.
+        unsafe { _mm512_loadu_ps(p) }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const u16) -> __m512 {
+        // SAFETY: the caller vouches for reading 16 values at `p`, the proof for the features.
+        unsafe {
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(
+                _mm256_loadu_si256(p.cast()),
+            )))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(self, p: *const u16) -> __m512 {
+        // SAFETY: the caller vouches for reading 16 values at `p`, the proof for the features.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, v: __m512) {
+        // SAFETY: the caller vouches for writing 16 values at `p`, the proof for the features.
+        unsafe { _mm512_storeu_ps(p, v) }
+    }
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        registers!(_mm512_add_ps(a, b))
+    }
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        registers!(_mm512_sub_ps(a, b))
+    }
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        registers!(_mm512_mul_ps(a, b))
+    }
+    #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        registers!(_mm512_div_ps(a, b))
+    }
+    #[inline(always)]
+    fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        registers!(_mm512_fmadd_ps(a, b, c))
+    }
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        registers!(_mm512_max_ps(a, b))
+    }
+    #[inline(always)]
+    fn min(self, a: __m512, b: __m512) -> __m512 {
+        registers!(_mm512_min_ps(a, b))
+    }
+    #[inline(always)]
+    fn select_lt(self, a: __m512, b: __m512, yes: __m512, no: __m512) -> __m512 {
+        registers!(_mm512_mask_blend_ps(
+            _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b),
+            no,
+            yes
+        ))
+    }
+    #[inline(always)]
+    fn pow2(self, n: __m512) -> __m512 {
+        registers!({
+            let exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<23>(exponent))
+        })
+    }
+}

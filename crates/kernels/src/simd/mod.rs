@@ -1,0 +1,245 @@
+//! The 16-lane f32 register as a trait, one file an instruction set that implements it, and the choice between them.
+//!
+//! Every kernel of this crate is written once, generic over [`Simd`], and compiled once for each instruction set:
+//! a kernel is a struct of its arguments with one `#[inline(always)]` method ([`Kernel::run`]), and each instruction
+//! set calls that method inside a function that carries its `#[target_feature]`s. The virtual width is 16 lanes
+//! everywhere (one `zmm`, two `ymm`, two `wide::f32x8`), and every operation of the trait is exact or rounds once, so
+//! all instruction sets give the same bits.
+//!
+//! A new instruction set is one file here, and one line in each of the two lists below.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+
+use std::sync::OnceLock;
+
+/// Lanes of the virtual register.
+pub const LANES: usize = 16;
+
+/// `n` rounded up to whole registers: the row stride of every buffer that kernels read or write.
+#[must_use]
+pub const fn padded(n: usize) -> usize {
+    n.div_ceil(LANES) * LANES
+}
+
+/// One virtual register of 16 f32 lanes, and how an instruction set computes on it.
+///
+/// A value of an implementing type is the proof that this processor has the instruction set, so its methods are safe
+/// but for those that take pointers. `mul_add` rounds once, always.
+pub trait Simd: Copy {
+    /// 16 lanes.
+    type F: Copy;
+    /// Rows of the product tile (see `matmul::product`); a matter of speed only.
+    const ROWS: usize;
+    /// Panels of the product tile for more than two rows.
+    const PANELS: usize;
+
+    /// `x` in every lane.
+    fn splat(self, x: f32) -> Self::F;
+    /// # Safety
+    /// `p` is valid for reading 16 f32; no alignment is asked for.
+    unsafe fn load(self, p: *const f32) -> Self::F;
+    /// Widens bfloat16, exactly.
+    /// # Safety
+    /// `p` is valid for reading 16 u16.
+    unsafe fn load_bf16(self, p: *const u16) -> Self::F;
+    /// Widens IEEE half precision, exactly.
+    /// # Safety
+    /// `p` is valid for reading 16 u16.
+    unsafe fn load_f16(self, p: *const u16) -> Self::F;
+    /// # Safety
+    /// `p` is valid for writing 16 f32.
+    unsafe fn store(self, p: *mut f32, v: Self::F);
+    /// a + b
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a - b
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a * b
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a / b
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a * b + c, rounded once.
+    fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// `if a > b { a } else { b }`: where either is NaN, `b`.
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `if a < b { a } else { b }`: where either is NaN, `b`.
+    fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `if a < b { yes } else { no }`, a lane.
+    fn select_lt(self, a: Self::F, b: Self::F, yes: Self::F, no: Self::F) -> Self::F;
+    /// 2^n for whole n in -126..=127.
+    fn pow2(self, n: Self::F) -> Self::F;
+
+    /// The lanes as an array.
+    #[inline(always)]
+    fn to_array(self, v: Self::F) -> [f32; LANES] {
+        let mut lanes = [0.0; LANES];
+        // SAFETY: `lanes` holds 16 f32.
+        unsafe { self.store(lanes.as_mut_ptr(), v) };
+        lanes
+    }
+    /// An array as lanes.
+    #[inline(always)]
+    fn from_array(self, lanes: &[f32; LANES]) -> Self::F {
+        // SAFETY: `lanes` holds 16 f32.
+        unsafe { self.load(lanes.as_ptr()) }
+    }
+    /// Writes the lanes to an array.
+    #[inline(always)]
+    fn write(self, v: Self::F, lanes: &mut [f32; LANES]) {
+        // SAFETY: `lanes` holds 16 f32.
+        unsafe { self.store(lanes.as_mut_ptr(), v) }
+    }
+    /// The sum of the lanes by one fixed tree: lane i + lane i+8, then +4, +2, +1.
+    #[inline(always)]
+    fn sum(self, v: Self::F) -> f32 {
+        tree(self.to_array(v), |a, b| a + b)
+    }
+    /// The largest lane, by the same tree.
+    #[inline(always)]
+    fn max_lane(self, v: Self::F) -> f32 {
+        tree(self.to_array(v), |a, b| if a > b { a } else { b })
+    }
+}
+
+#[inline(always)]
+fn tree(mut v: [f32; LANES], combine: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            v[i] = combine(v[i], v[i + half]);
+        }
+        half /= 2;
+    }
+    v[0]
+}
+
+/// A computation that is compiled for every instruction set.
+pub trait Kernel {
+    /// What it returns.
+    type Out;
+    /// The computation; must be `#[inline(always)]`, so that it takes on its caller's instruction set.
+    fn run<S: Simd>(self, s: S) -> Self::Out;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Set {
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    Portable,
+}
+
+/// An instruction set that this processor has.
+///
+/// A value can only be had from [`Isa::best`], [`Isa::available`] and [`Isa::from_env`], which ask the processor: it is
+/// the proof on which the `unsafe` calls of the kernels rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Isa(Set);
+
+/// Every instruction set that this build knows, best first: the only list.
+const ALL: &[(Set, &str)] = &[
+    #[cfg(target_arch = "x86_64")]
+    (Set::Avx512, "avx512"),
+    #[cfg(target_arch = "x86_64")]
+    (Set::Avx2, "avx2"),
+    (Set::Portable, "portable"),
+];
+
+impl Isa {
+    /// Whether this processor has it.
+    fn probe(set: Set) -> bool {
+        match set {
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 => avx512::probe(),
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2 => avx2::probe(),
+            Set::Portable => true,
+        }
+    }
+
+    /// Runs a kernel compiled for this instruction set.
+    #[inline]
+    pub fn run<K: Kernel>(self, kernel: K) -> K::Out {
+        match self.0 {
+            // SAFETY (both): an `Isa` holds only what `probe` found.
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 => unsafe { avx512::run(kernel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Set::Avx2 => unsafe { avx2::run(kernel) },
+            Set::Portable => portable::run(kernel),
+        }
+    }
+
+    /// Those that this processor has, best first.
+    #[must_use]
+    pub fn available() -> Vec<Isa> {
+        ALL.iter()
+            .filter(|(set, _)| Self::probe(*set))
+            .map(|(set, _)| Isa(*set))
+            .collect()
+    }
+
+    /// The names of those that this build knows and this processor lacks.
+    #[must_use]
+    pub fn missing() -> Vec<&'static str> {
+        ALL.iter()
+            .filter(|(set, _)| !Self::probe(*set))
+            .map(|(_, name)| *name)
+            .collect()
+    }
+
+    /// The best that this processor has; found once.
+    #[must_use]
+    pub fn best() -> Isa {
+        static BEST: OnceLock<Isa> = OnceLock::new();
+        *BEST.get_or_init(|| {
+            ALL.iter()
+                .find(|(set, _)| Self::probe(*set))
+                .map_or(Isa(Set::Portable), |(set, _)| Isa(*set))
+        })
+    }
+
+    /// The one that the environment variable `TINY_T5_ISA` names, or else the best.
+    ///
+    /// # Errors
+    /// [`UnknownIsa`] where the name is not known or this processor lacks it; it lists those it has.
+    pub fn from_env() -> Result<Isa, UnknownIsa> {
+        match std::env::var_os("TINY_T5_ISA") {
+            None => Ok(Self::best()),
+            Some(name) => Self::available()
+                .into_iter()
+                .find(|isa| name == *isa.name())
+                .ok_or_else(|| UnknownIsa {
+                    found: name.to_string_lossy().into_owned(),
+                    available: Self::available()
+                        .iter()
+                        .map(|isa| isa.name())
+                        .collect::<Vec<_>>()
+                        .join(", "),
+                }),
+        }
+    }
+
+    /// `avx512`, `avx2` or `portable`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        ALL.iter()
+            .find(|(set, _)| *set == self.0)
+            .map_or("", |(_, name)| name)
+    }
+}
+
+/// `TINY_T5_ISA` names an instruction set that cannot be used here.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("TINY_T5_ISA: found \"{found}\", expected one that this processor has: {available}")]
+pub struct UnknownIsa {
+    /// The name found.
+    pub found: String,
+    /// The names that would do, best first.
+    pub available: String,
+}

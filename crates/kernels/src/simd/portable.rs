@@ -1,0 +1,108 @@
+//! Any processor: `wide` for sums, products and comparisons, `f32::mul_add` a lane where one rounding is promised.
+//!
+//! `wide`'s own `mul_add` rounds twice unless the build says at compile time that the processor has FMA, so it is not
+//! used. Without the hardware `f32::mul_add` is a slow library call: this row is for correctness, not for speed.
+
+use super::{Kernel, LANES, Simd};
+use std::array::from_fn;
+use wide::f32x8;
+
+#[derive(Clone, Copy)]
+pub(super) struct Portable;
+
+pub(super) fn run<K: Kernel>(kernel: K) -> K::Out {
+    kernel.run(Portable)
+}
+
+type F = [f32x8; 2];
+
+#[inline(always)]
+fn lanes(v: F) -> [f32; LANES] {
+    let (low, high) = (v[0].to_array(), v[1].to_array());
+    from_fn(|i| if i < 8 { low[i] } else { high[i - 8] })
+}
+
+#[inline(always)]
+fn from_lanes(v: [f32; LANES]) -> F {
+    [
+        f32x8::new(from_fn(|i| v[i])),
+        f32x8::new(from_fn(|i| v[i + 8])),
+    ]
+}
+
+#[inline(always)]
+fn each(a: F, b: F, f: impl Fn(f32x8, f32x8) -> f32x8) -> F {
+    [f(a[0], b[0]), f(a[1], b[1])]
+}
+
+impl Simd for Portable {
+    type F = F;
+    const ROWS: usize = 4;
+    const PANELS: usize = 1;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> F {
+        [f32x8::splat(x); 2]
+    }
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> F {
+        // SAFETY: the caller vouches for 16 readable f32; the read does not ask for alignment.
+        from_lanes(unsafe { p.cast::<[f32; LANES]>().read_unaligned() })
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const u16) -> F {
+        // SAFETY: the caller vouches for 16 readable u16.
+        let bits = unsafe { p.cast::<[u16; LANES]>().read_unaligned() };
+        from_lanes(bits.map(|b| f32::from_bits(u32::from(b) << 16)))
+    }
+    #[inline(always)]
+    unsafe fn load_f16(self, p: *const u16) -> F {
+        // SAFETY: the caller vouches for 16 readable u16.
+        let bits = unsafe { p.cast::<[u16; LANES]>().read_unaligned() };
+        from_lanes(bits.map(|b| half::f16::from_bits(b).to_f32_const()))
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, v: F) {
+        // SAFETY: the caller vouches for 16 writable f32.
+        unsafe { p.cast::<[f32; LANES]>().write_unaligned(lanes(v)) }
+    }
+    #[inline(always)]
+    fn add(self, a: F, b: F) -> F {
+        each(a, b, |a, b| a + b)
+    }
+    #[inline(always)]
+    fn sub(self, a: F, b: F) -> F {
+        each(a, b, |a, b| a - b)
+    }
+    #[inline(always)]
+    fn mul(self, a: F, b: F) -> F {
+        each(a, b, |a, b| a * b)
+    }
+    #[inline(always)]
+    fn div(self, a: F, b: F) -> F {
+        each(a, b, |a, b| a / b)
+    }
+    #[inline(always)]
+    fn mul_add(self, a: F, b: F, c: F) -> F {
+        let (a, b, c) = (lanes(a), lanes(b), lanes(c));
+        from_lanes(from_fn(|i| a[i].mul_add(b[i], c[i])))
+    }
+    #[inline(always)]
+    fn max(self, a: F, b: F) -> F {
+        self.select_lt(b, a, a, b)
+    }
+    #[inline(always)]
+    fn min(self, a: F, b: F) -> F {
+        self.select_lt(a, b, a, b)
+    }
+    #[inline(always)]
+    fn select_lt(self, a: F, b: F, yes: F, no: F) -> F {
+        from_fn(|i| a[i].simd_lt(b[i]).select(yes[i], no[i]))
+    }
+    #[inline(always)]
+    fn pow2(self, n: F) -> F {
+        from_lanes(
+            lanes(n).map(|n| f32::from_bits((n as i32).wrapping_add(127).wrapping_shl(23) as u32)),
+        )
+    }
+}

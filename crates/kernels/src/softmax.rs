@@ -1,0 +1,61 @@
+//! Softmax over one row, in three passes: maximum, exp and sum, scale.
+//!
+//! Sums run in 16 lanes, index i in lane i mod 16, then the fixed tree; lanes past the end add exact zeros, so the
+//! result does not depend on how far a row is padded.
+
+use crate::math::{exp, ln};
+use crate::simd::{Isa, Kernel, LANES, Simd};
+
+/// Turns the first `n` of `row` into probabilities and the rest into zeros.
+#[inline(always)]
+pub(crate) fn softmax<S: Simd>(s: S, row: &mut [f32], n: usize) {
+    row[n..].fill(f32::NEG_INFINITY);
+    let (lanes, _) = row.as_chunks_mut::<LANES>();
+    let mut top = s.splat(f32::NEG_INFINITY);
+    for x in lanes.iter() {
+        top = s.max(s.from_array(x), top);
+    }
+    let top = s.splat(s.max_lane(top));
+    let mut sum = s.splat(0.0);
+    for x in lanes.iter_mut() {
+        let e = exp(s, s.sub(s.from_array(x), top));
+        sum = s.add(sum, e);
+        s.write(e, x);
+    }
+    let scale = s.splat(1.0 / s.sum(sum));
+    for x in lanes.iter_mut() {
+        s.write(s.mul(s.from_array(x), scale), x);
+    }
+}
+
+struct LogSumExp<'a>(&'a [f32]);
+
+impl Kernel for LogSumExp<'_> {
+    type Out = f32;
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        let (lanes, rest) = self.0.as_chunks::<LANES>();
+        let mut last = [f32::NEG_INFINITY; LANES];
+        last[..rest.len()].copy_from_slice(rest);
+        let mut top = s.from_array(&last);
+        for x in lanes {
+            top = s.max(s.from_array(x), top);
+        }
+        let top = s.max_lane(top);
+        if top == f32::NEG_INFINITY {
+            return top;
+        }
+        let shift = s.splat(top);
+        let mut sum = s.splat(0.0);
+        for x in lanes.iter().chain([&last]) {
+            sum = s.add(sum, exp(s, s.sub(s.from_array(x), shift)));
+        }
+        top + ln(f64::from(s.sum(sum))) as f32
+    }
+}
+
+/// ln(sum of e^x): what a log-softmax takes away from each logit. Minus infinity where all are.
+#[must_use]
+pub fn log_sum_exp(isa: Isa, logits: &[f32]) -> f32 {
+    isa.run(LogSumExp(logits))
+}

@@ -20,19 +20,14 @@ fn bits(x: &[f32]) -> Vec<u32> {
 
 /// [rows, n] without the padding of rows of `stride`.
 fn unpadded(x: &[f32], stride: usize, n: usize) -> Vec<f32> {
-    x.chunks(stride)
-        .flat_map(|row| &row[..n])
-        .copied()
-        .collect()
+    x.chunks(stride).flat_map(|row| &row[..n]).copied().collect()
 }
 
 fn pack<T: Copy + Default>(w: &[f32], n: usize, k: usize, convert: impl Fn(&f32) -> T) -> Vec<T> {
     let mut packed = vec![T::default(); Panels::len(n, k)];
     if k > 0 {
         for (i, panel) in packed.chunks_exact_mut(16 * k).enumerate() {
-            let rows = std::array::from_fn(|lane| {
-                (16 * i + lane < n).then(|| &w[(16 * i + lane) * k..][..k])
-            });
+            let rows = std::array::from_fn(|lane| (16 * i + lane < n).then(|| &w[(16 * i + lane) * k..][..k]));
             pack_panel(&rows, panel, &convert);
         }
     }
@@ -57,14 +52,7 @@ fn matmul_every_shape_equals_the_plain_loop() {
 
 #[test]
 fn matmul_large_shapes_and_threads_equal_the_plain_loop() {
-    for (m, n, k) in [
-        (1, 1031, 257),
-        (2, 512, 300),
-        (4, 768, 256),
-        (48, 193, 131),
-        (130, 256, 67),
-        (1100, 33, 65),
-    ] {
+    for (m, n, k) in [(1, 1031, 257), (2, 512, 300), (4, 768, 256), (48, 193, 131), (130, 256, 67), (1100, 33, 65)] {
         for threads in [1, 2, 5] {
             matmul_equals_the_plain_loop(m, n, k, threads);
         }
@@ -84,39 +72,19 @@ fn matmul_equals_the_plain_loop(m: usize, n: usize, k: usize, threads: usize) {
         w.iter().map(|w| f16::from_f32(*w).to_f32()).collect(),
     );
     let expected = [&w, &wb, &wh].map(|w| oracle::matmul(&a, w, m, n, k, |_, _| 0.0));
-    let packed = (
-        pack(&w, n, k, |w| *w),
-        pack(&w, n, k, |w| bf16::from_f32(*w)),
-        pack(&w, n, k, |w| f16::from_f32(*w)),
-    );
-    let storages = [
-        Storage::F32(&packed.0),
-        Storage::Bf16(&packed.1),
-        Storage::F16(&packed.2),
-    ];
+    let packed =
+        (pack(&w, n, k, |w| *w), pack(&w, n, k, |w| bf16::from_f32(*w)), pack(&w, n, k, |w| f16::from_f32(*w)));
+    let storages = [Storage::F32(&packed.0), Storage::Bf16(&packed.1), Storage::F16(&packed.2)];
     on_every_isa(|isa| {
         for (storage, expected) in storages.iter().zip(&expected) {
             for epilogue in [Epilogue::Store, Epilogue::Add, Epilogue::Relu] {
                 let mut out = before.clone();
-                let product = Product {
-                    a: &strided,
-                    lda,
-                    m,
-                    w: Panels::new(n, k, *storage),
-                    epilogue,
-                };
+                let product = Product { a: &strided, lda, m, w: Panels::new(n, k, *storage), epilogue };
                 Team::enter(threads, |team| matmul(isa, team, product, &mut out, ldo));
                 let expected: Vec<f32> = match epilogue {
                     Epilogue::Store => expected.clone(),
-                    Epilogue::Add => unpadded(&before, ldo, n)
-                        .iter()
-                        .zip(expected)
-                        .map(|(x, y)| x + y)
-                        .collect(),
-                    Epilogue::Relu => expected
-                        .iter()
-                        .map(|x| if 0.0 > *x { 0.0 } else { *x })
-                        .collect(),
+                    Epilogue::Add => unpadded(&before, ldo, n).iter().zip(expected).map(|(x, y)| x + y).collect(),
+                    Epilogue::Relu => expected.iter().map(|x| if 0.0 > *x { 0.0 } else { *x }).collect(),
                 };
                 let got = unpadded(&out, ldo, n);
                 assert_eq!(
@@ -125,9 +93,7 @@ fn matmul_equals_the_plain_loop(m: usize, n: usize, k: usize, threads: usize) {
                     "{m} x {n} x {k}, {}, {threads} threads, {epilogue:?}",
                     isa.name()
                 );
-                let past = |x: &[f32]| -> Vec<u32> {
-                    x.chunks(ldo).flat_map(|r| bits(&r[padded(n)..])).collect()
-                };
+                let past = |x: &[f32]| -> Vec<u32> { x.chunks(ldo).flat_map(|r| bits(&r[padded(n)..])).collect() };
                 assert_eq!(past(&out), past(&before), "wrote past the padding");
             }
         }
@@ -137,26 +103,14 @@ fn matmul_equals_the_plain_loop(m: usize, n: usize, k: usize, threads: usize) {
 #[test]
 fn matmul_without_inputs_is_zero() {
     let mut out = vec![1.0; 16];
-    let product = Product {
-        a: &[],
-        lda: 0,
-        m: 1,
-        w: Panels::new(16, 0, Storage::F32(&[])),
-        epilogue: Epilogue::Store,
-    };
+    let product = Product { a: &[], lda: 0, m: 1, w: Panels::new(16, 0, Storage::F32(&[])), epilogue: Epilogue::Store };
     on_every_isa(|isa| {
         let mut out = out.clone();
         matmul(isa, &Team::alone(), product, &mut out, 16);
         assert_eq!(out, [0.0; 16]);
     });
     out.clear();
-    matmul(
-        Isa::best(),
-        &Team::alone(),
-        Product { m: 0, ..product },
-        &mut out,
-        16,
-    );
+    matmul(Isa::best(), &Team::alone(), Product { m: 0, ..product }, &mut out, 16);
 }
 
 #[test]
@@ -166,30 +120,14 @@ fn rms_norm_equals_the_plain_loop() {
             let stride = padded(n);
             let (x, weight) = (numbers(n as u64, rows * n), numbers(7, n));
             let pad = |x: &[f32]| -> Vec<f32> {
-                x.chunks(n)
-                    .flat_map(|r| {
-                        r.iter()
-                            .copied()
-                            .chain(std::iter::repeat_n(0.0, stride - n))
-                    })
-                    .collect()
+                x.chunks(n).flat_map(|r| r.iter().copied().chain(std::iter::repeat_n(0.0, stride - n))).collect()
             };
-            let expected: Vec<f32> = x
-                .chunks(n)
-                .flat_map(|x| oracle::rms_norm(x, &weight, 1e-6))
-                .collect();
+            let expected: Vec<f32> = x.chunks(n).flat_map(|x| oracle::rms_norm(x, &weight, 1e-6)).collect();
             on_every_isa(|isa| {
                 for threads in [1, 2] {
                     let mut out = vec![f32::NAN; rows * stride];
-                    Team::enter(threads, |team| {
-                        rms_norm(isa, team, &pad(&x), &pad(&weight), n, 1e-6, &mut out)
-                    });
-                    assert_eq!(
-                        bits(&unpadded(&out, stride, n)),
-                        bits(&expected),
-                        "{n}, {}",
-                        isa.name()
-                    );
+                    Team::enter(threads, |team| rms_norm(isa, team, &pad(&x), &pad(&weight), n, 1e-6, &mut out));
+                    assert_eq!(bits(&unpadded(&out, stride, n)), bits(&expected), "{n}, {}", isa.name());
                 }
             });
         }
@@ -198,22 +136,15 @@ fn rms_norm_equals_the_plain_loop() {
 
 /// Attention by plain loops, with the softmax of the kernel itself: its parts have tests of their own.
 fn plain_scores(q: &[f32], keys: &[f32], d: usize, bias: impl Fn(usize) -> f32) -> Vec<f32> {
-    keys.chunks(d)
-        .enumerate()
-        .map(|(t, key)| (0..d).fold(bias(t), |sum, i| q[i].mul_add(key[i], sum)))
-        .collect()
+    keys.chunks(d).enumerate().map(|(t, key)| (0..d).fold(bias(t), |sum, i| q[i].mul_add(key[i], sum))).collect()
 }
 
 #[test]
 fn attention_is_near_plain_loops_and_equal_everywhere() {
     for (heads, d_kv, len) in [(1, 1, 1), (3, 7, 5), (2, 16, 17), (4, 64, 130), (2, 5, 33)] {
         let width = heads * padded(d_kv);
-        let small = |seed, n| -> Vec<f32> {
-            numbers(seed, n)
-                .iter()
-                .map(|x| if x.abs() > 1.0 { 0.5 } else { *x })
-                .collect()
-        };
+        let small =
+            |seed, n| -> Vec<f32> { numbers(seed, n).iter().map(|x| if x.abs() > 1.0 { 0.5 } else { *x }).collect() };
         let mut rows = small(3, 3 * len * width);
         for (i, x) in rows.iter_mut().enumerate() {
             if i % padded(d_kv) >= d_kv {
@@ -228,20 +159,11 @@ fn attention_is_near_plain_loops_and_equal_everywhere() {
         let table = small(9, heads * stride);
         for causal in [false, true] {
             for with_bias in [false, true] {
-                let bias = with_bias.then_some(Bias {
-                    table: &table,
-                    stride,
-                    max_len: len,
-                });
+                let bias = with_bias.then_some(Bias { table: &table, stride, max_len: len });
                 let all = Attention {
                     rows: 0..len,
                     position: 0,
-                    keys: Keys {
-                        keys: &keys,
-                        values: v,
-                        value_stride: width,
-                        len,
-                    },
+                    keys: Keys { keys: &keys, values: v, value_stride: width, len },
                     bias,
                     causal,
                 };
@@ -254,25 +176,12 @@ fn attention_is_near_plain_loops_and_equal_everywhere() {
                             let mut scratch = vec![Vec::new(); threads];
                             for start in (0..len).step_by(step) {
                                 let rows = 0..step;
-                                let part = Attention {
-                                    rows,
-                                    position: start,
-                                    ..all.clone()
-                                };
+                                let part = Attention { rows, position: start, ..all.clone() };
                                 let queries = (&q[start * width..], width);
                                 let out = &mut out[start * width..(start + step) * width];
                                 let shape = Heads { heads, d_kv };
                                 Team::enter(threads, |team| {
-                                    attention(
-                                        isa,
-                                        team,
-                                        shape,
-                                        queries,
-                                        1,
-                                        |_| part.clone(),
-                                        out,
-                                        &mut scratch,
-                                    );
+                                    attention(isa, team, shape, queries, 1, |_| part.clone(), out, &mut scratch);
                                 });
                             }
                             let out = bits(&out);
@@ -289,38 +198,21 @@ fn attention_is_near_plain_loops_and_equal_everywhere() {
                 for query in 0..len {
                     for head in 0..heads {
                         let part = |x: &[f32]| -> Vec<f32> {
-                            x.chunks(width)
-                                .flat_map(|r| r[head * padded(d_kv)..][..d_kv].to_vec())
-                                .collect()
+                            x.chunks(width).flat_map(|r| r[head * padded(d_kv)..][..d_kv].to_vec()).collect()
                         };
                         let seen = if causal { query + 1 } else { len };
                         let b = |t: usize| {
-                            if with_bias {
-                                table[head * stride + t + len - 1 - query]
-                            } else {
-                                0.0
-                            }
+                            if with_bias { table[head * stride + t + len - 1 - query] } else { 0.0 }
                         };
-                        let scores = plain_scores(
-                            &part(&q[query * width..]),
-                            &part(k)[..seen * d_kv],
-                            d_kv,
-                            b,
-                        );
+                        let scores = plain_scores(&part(&q[query * width..]), &part(k)[..seen * d_kv], d_kv, b);
                         let top = scores.iter().copied().fold(f32::MIN, f32::max);
                         let e: Vec<f64> = scores.iter().map(|x| f64::from(x - top).exp()).collect();
                         let sum: f64 = e.iter().sum();
                         for d in 0..d_kv {
-                            let exact: f64 = e
-                                .iter()
-                                .zip(part(v).chunks(d_kv))
-                                .map(|(e, v)| e / sum * f64::from(v[d]))
-                                .sum();
+                            let exact: f64 =
+                                e.iter().zip(part(v).chunks(d_kv)).map(|(e, v)| e / sum * f64::from(v[d])).sum();
                             let got = f64::from(out[query * width + head * padded(d_kv) + d]);
-                            assert!(
-                                (got - exact).abs() < 1e-5,
-                                "query {query} head {head}: {got}, expected {exact}"
-                            );
+                            assert!((got - exact).abs() < 1e-5, "query {query} head {head}: {got}, expected {exact}");
                         }
                     }
                 }
@@ -332,25 +224,15 @@ fn attention_is_near_plain_loops_and_equal_everywhere() {
 #[test]
 fn log_sum_exp_is_near_f64() {
     for n in [1, 15, 16, 17, 199, 32128] {
-        let x = numbers(n as u64, n)
-            .iter()
-            .map(|x| x.min(9.0))
-            .collect::<Vec<_>>();
+        let x = numbers(n as u64, n).iter().map(|x| x.min(9.0)).collect::<Vec<_>>();
         let exact = x.iter().map(|x| f64::from(*x).exp()).sum::<f64>().ln();
-        let all: Vec<f32> = Isa::available()
-            .iter()
-            .map(|isa| log_sum_exp(*isa, &x))
-            .collect();
+        let all: Vec<f32> = Isa::available().iter().map(|isa| log_sum_exp(*isa, &x)).collect();
         assert!(
-            all.iter()
-                .all(|y| y.to_bits() == all[0].to_bits() && (f64::from(*y) - exact).abs() < 1e-5),
+            all.iter().all(|y| y.to_bits() == all[0].to_bits() && (f64::from(*y) - exact).abs() < 1e-5),
             "{all:?} {exact}"
         );
     }
-    assert_eq!(
-        log_sum_exp(Isa::best(), &[f32::NEG_INFINITY; 3]),
-        f32::NEG_INFINITY
-    );
+    assert_eq!(log_sum_exp(Isa::best(), &[f32::NEG_INFINITY; 3]), f32::NEG_INFINITY);
 }
 
 #[test]
@@ -359,10 +241,7 @@ fn narrows_finds_exact_bf16_and_f16() {
     for isa in Isa::available() {
         assert_eq!(narrows(isa, &bytes(&[1.0, -0.5, 0.0, -0.0])), (true, true));
         assert_eq!(narrows(isa, &bytes(&[1.0, 1e30])), (false, false));
-        assert_eq!(
-            narrows(isa, &bytes(&[1.0, bf16::from_f32(1e30).to_f32()])),
-            (true, false)
-        );
+        assert_eq!(narrows(isa, &bytes(&[1.0, bf16::from_f32(1e30).to_f32()])), (true, false));
         assert_eq!(narrows(isa, &bytes(&[1.0009766, 65504.0])), (false, true));
         assert_eq!(narrows(isa, &bytes(&[0.1])), (false, false));
     }
@@ -371,9 +250,8 @@ fn narrows_finds_exact_bf16_and_f16() {
 #[test]
 fn activations_are_near_f64_and_equal_everywhere() {
     let x: Vec<f32> = (-160..160).map(|i| i as f32 * 0.07).collect();
-    let tanh_gelu = |x: f64| {
-        0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
-    };
+    let tanh_gelu =
+        |x: f64| 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh());
     let cases: [(Activation, &dyn Fn(f64) -> f64); 4] = [
         (Activation::Relu, &|x| x.max(0.0)),
         (Activation::GeluNew, &tanh_gelu),
@@ -394,19 +272,8 @@ fn activations_are_near_f64_and_equal_everywhere() {
             let hidden: Vec<f32> = x.iter().zip(&x).flat_map(|(a, _)| [*a]).collect();
             let mut gated = vec![0.0; 160];
             gate_rows(isa, &Team::alone(), activation, &hidden, 160, &mut gated);
-            assert!(
-                gated
-                    .iter()
-                    .zip(&y[..160])
-                    .zip(&x[160..])
-                    .all(|((g, a), l)| *g == a * l)
-            );
-            assert_eq!(
-                bits(first.get_or_insert(y.clone())),
-                bits(&y),
-                "{}",
-                isa.name()
-            );
+            assert!(gated.iter().zip(&y[..160]).zip(&x[160..]).all(|((g, a), l)| *g == a * l));
+            assert_eq!(bits(first.get_or_insert(y.clone())), bits(&y), "{}", isa.name());
         }
     }
 }

@@ -31,11 +31,7 @@ pub(crate) fn activate<S: Simd>(s: S, activation: Activation, x: S::F) -> S::F {
         }
         Activation::Gelu => {
             let half = s.mul(x, s.splat(0.5));
-            s.mul_add(
-                half,
-                erf(s, s.mul(x, s.splat(std::f32::consts::FRAC_1_SQRT_2))),
-                half,
-            )
+            s.mul_add(half, erf(s, s.mul(x, s.splat(std::f32::consts::FRAC_1_SQRT_2))), half)
         }
         Activation::Silu => s.mul(x, sigmoid(s, x)),
         // 1 - 2 / (1 + e^2x)

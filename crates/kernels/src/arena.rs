@@ -22,9 +22,7 @@ impl Arena {
     /// # Errors
     /// Where the system does not give them.
     pub fn new(len: usize) -> std::io::Result<Arena> {
-        let whole = len
-            .checked_add(HUGE)
-            .ok_or(std::io::ErrorKind::OutOfMemory)?;
+        let whole = len.checked_add(HUGE).ok_or(std::io::ErrorKind::OutOfMemory)?;
         let memory = MmapMut::map_anon(whole)?;
         // Only advice: a system without transparent huge pages goes on with small ones.
         #[cfg(target_os = "linux")]

@@ -43,14 +43,7 @@ impl Keys<'_> {
     ///
     /// # Panics
     /// Where a length does not fit.
-    pub fn write(
-        keys: &mut [f32],
-        first: usize,
-        rows: &[f32],
-        stride: usize,
-        heads: usize,
-        d_kv: usize,
-    ) {
+    pub fn write(keys: &mut [f32], first: usize, rows: &[f32], stride: usize, heads: usize, d_kv: usize) {
         let panel = heads * d_kv * LANES;
         for (i, row) in rows.chunks(stride).enumerate() {
             let (block, lane) = ((first + i) / LANES, (first + i) % LANES);
@@ -143,17 +136,7 @@ pub fn attention<'a>(
         let a = sequence(i / row_chunks);
         let first = a.rows.start + i % row_chunks * ROWS;
         let rows = first..(first + ROWS).min(a.rows.end);
-        isa.run(Head {
-            a: &a,
-            d_kv,
-            head,
-            heads,
-            rows,
-            queries,
-            query_stride,
-            out: &out,
-            scores,
-        });
+        isa.run(Head { a: &a, d_kv, head, heads, rows, queries, query_stride, out: &out, scores });
     };
     let chunks = count * row_chunks * heads;
     if team.threads() > 1 && work >= PARALLEL && chunks <= crate::MAX_CHUNKS {
@@ -166,35 +149,16 @@ pub fn attention<'a>(
 fn check(shape: Heads, a: &Attention<'_>, queries: usize, query_stride: usize, out: usize) {
     let Heads { heads, d_kv } = shape;
     let width = heads * padded(d_kv);
-    assert!(
-        query_stride >= width && queries >= a.rows.end.saturating_sub(1) * query_stride + width,
-        "queries"
-    );
+    assert!(query_stride >= width && queries >= a.rows.end.saturating_sub(1) * query_stride + width, "queries");
     assert!(out >= a.rows.end * width, "outputs");
-    assert!(
-        a.keys.len > 0 && a.keys.keys.len() >= Keys::key_floats(a.keys.len, heads, d_kv),
-        "keys"
-    );
+    assert!(a.keys.len > 0 && a.keys.keys.len() >= Keys::key_floats(a.keys.len, heads, d_kv), "keys");
     assert!(a.keys.value_stride >= width, "values");
-    assert!(
-        a.keys.values.len() >= (a.keys.len - 1) * a.keys.value_stride + width,
-        "values"
-    );
+    assert!(a.keys.values.len() >= (a.keys.len - 1) * a.keys.value_stride + width, "values");
     let end = a.position + a.rows.len();
-    assert!(
-        !a.causal || a.keys.len >= end,
-        "a causal query needs its own key"
-    );
+    assert!(!a.causal || a.keys.len >= end, "a causal query needs its own key");
     if let Some(bias) = a.bias {
-        assert!(
-            bias.max_len >= end.max(a.keys.len),
-            "bias covers {} positions",
-            bias.max_len
-        );
-        assert!(
-            bias.stride >= 2 * bias.max_len - 1 + LANES && bias.table.len() >= heads * bias.stride,
-            "bias"
-        );
+        assert!(bias.max_len >= end.max(a.keys.len), "bias covers {} positions", bias.max_len);
+        assert!(bias.stride >= 2 * bias.max_len - 1 + LANES && bias.table.len() >= heads * bias.stride, "bias");
     }
 }
 
@@ -220,11 +184,7 @@ impl Kernel for Head<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
-        let tallest = if self.a.causal || self.rows.len() == 1 {
-            1
-        } else {
-            S::ROWS
-        };
+        let tallest = if self.a.causal || self.rows.len() == 1 { 1 } else { S::ROWS };
         let mut row = self.rows.start;
         while row < self.rows.end {
             let m = tallest.min(self.rows.end - row);
@@ -257,11 +217,7 @@ impl Head<'_> {
             return; // never asked for; no code is made for it
         }
         let query = self.a.position + (row - self.a.rows.start);
-        let len = if self.a.causal {
-            query + 1
-        } else {
-            self.a.keys.len
-        };
+        let len = if self.a.causal { query + 1 } else { self.a.keys.len };
         let stride = padded(len);
         if self.scores.len() < M * stride {
             self.scores.resize(M * stride, 0.0);
@@ -328,18 +284,9 @@ impl Head<'_> {
                     }
                 }
             }
-            let q = self
-                .queries
-                .as_ptr()
-                .add(row * self.query_stride + self.head * padded(d_kv));
-            let k = self
-                .a
-                .keys
-                .keys
-                .as_ptr()
-                .add(block * panel + self.head * d_kv * LANES);
-            let sums =
-                tile::<S, f32, M, P>(s, d_kv, (q, self.query_stride), (k, panel, LANES), acc);
+            let q = self.queries.as_ptr().add(row * self.query_stride + self.head * padded(d_kv));
+            let k = self.a.keys.keys.as_ptr().add(block * panel + self.head * d_kv * LANES);
+            let sums = tile::<S, f32, M, P>(s, d_kv, (q, self.query_stride), (k, panel, LANES), acc);
             let to = self.scores.as_mut_ptr().add(block * LANES);
             for (m, sums) in sums.into_iter().enumerate() {
                 for (p, sum) in sums.into_iter().enumerate() {
@@ -393,13 +340,7 @@ impl Head<'_> {
         unsafe {
             let v = self.a.keys.values.as_ptr().add(column);
             let zero = [[s.splat(0.0); P]; M];
-            let sums = tile::<S, f32, M, P>(
-                s,
-                len,
-                (self.scores.as_ptr(), stride),
-                (v, LANES, values),
-                zero,
-            );
+            let sums = tile::<S, f32, M, P>(s, len, (self.scores.as_ptr(), stride), (v, LANES, values), zero);
             let to = self.out.0.add(row * width + column);
             for (m, sums) in sums.into_iter().enumerate() {
                 for (p, sum) in sums.into_iter().enumerate() {

@@ -43,23 +43,12 @@ impl Kernel for Gate<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        for (hidden, out) in self
-            .hidden
-            .chunks_exact(2 * self.width)
-            .zip(self.out.chunks_exact_mut(self.width))
-        {
+        for (hidden, out) in self.hidden.chunks_exact(2 * self.width).zip(self.out.chunks_exact_mut(self.width)) {
             let (active, linear) = hidden.split_at(self.width);
-            let ((active, _), (linear, _)) =
-                (active.as_chunks::<LANES>(), linear.as_chunks::<LANES>());
+            let ((active, _), (linear, _)) = (active.as_chunks::<LANES>(), linear.as_chunks::<LANES>());
             let (out, _) = out.as_chunks_mut::<LANES>();
             for ((a, l), o) in active.iter().zip(linear).zip(out) {
-                s.write(
-                    s.mul(
-                        activate(s, self.activation, s.from_array(a)),
-                        s.from_array(l),
-                    ),
-                    o,
-                );
+                s.write(s.mul(activate(s, self.activation, s.from_array(a)), s.from_array(l)), o);
             }
         }
     }
@@ -71,29 +60,14 @@ impl Kernel for Gate<'_> {
 ///
 /// # Panics
 /// Where the lengths do not fit together.
-pub fn gate_rows(
-    isa: Isa,
-    team: &Team,
-    activation: Activation,
-    hidden: &[f32],
-    width: usize,
-    out: &mut [f32],
-) {
+pub fn gate_rows(isa: Isa, team: &Team, activation: Activation, hidden: &[f32], width: usize, out: &mut [f32]) {
     assert!(
-        width > 0
-            && width.is_multiple_of(LANES)
-            && hidden.len() == 2 * out.len()
-            && out.len().is_multiple_of(width)
+        width > 0 && width.is_multiple_of(LANES) && hidden.len() == 2 * out.len() && out.len().is_multiple_of(width)
     );
     let rows = (CHUNK / width).max(1);
     team.chunks_mut(out, rows * width, |chunk, out| {
         let hidden = &hidden[chunk * rows * width * 2..][..2 * out.len()];
-        isa.run(Gate {
-            activation,
-            hidden,
-            out,
-            width,
-        });
+        isa.run(Gate { activation, hidden, out, width });
     });
 }
 
@@ -110,8 +84,7 @@ impl Kernel for Narrows<'_> {
             low |= bits & 0xffff;
             // f16 keeps 10 bits of fraction and the exponents -14 to 15; its subnormal numbers are left out here.
             let exponent = bits >> 23 & 0xff;
-            let fits = (bits & 0x1fff == 0)
-                & ((exponent.wrapping_sub(113) <= 29) | (bits & 0x7fff_ffff == 0));
+            let fits = (bits & 0x1fff == 0) & ((exponent.wrapping_sub(113) <= 29) | (bits & 0x7fff_ffff == 0));
             not_f16 |= u32::from(!fits);
         }
         (low == 0, not_f16 == 0)

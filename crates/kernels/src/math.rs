@@ -21,21 +21,11 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::F) -> S::F {
     let clamped = s.min(high, s.max(low, x));
     // Adding 1.5 * 2^23 leaves no room for a fraction: the sum is rounded to a whole number.
     let magic = s.splat(12_582_912.0);
-    let n = s.sub(
-        s.mul_add(clamped, s.splat(std::f32::consts::LOG2_E), magic),
-        magic,
-    );
+    let n = s.sub(s.mul_add(clamped, s.splat(std::f32::consts::LOG2_E), magic), magic);
     let r = s.mul_add(n, s.splat(-0.693_145_75), clamped);
     let r = s.mul_add(n, s.splat(-1.428_606_8e-6), r);
     let mut p = s.splat(1.378_059_4e-3);
-    for c in [
-        8.373_124e-3,
-        4.166_953e-2,
-        1.666_647_2e-1,
-        4.999_999e-1,
-        1.0,
-        1.0,
-    ] {
+    for c in [8.373_124e-3, 4.166_953e-2, 1.666_647_2e-1, 4.999_999e-1, 1.0, 1.0] {
         p = s.mul_add(p, r, s.splat(c));
     }
     // 2^n = 2^(n - h) * 2^h with h = n / 2: n may be 128, whose power is no f32.
@@ -74,13 +64,7 @@ pub(crate) fn erf<S: Simd>(s: S, x: S::F) -> S::F {
     let large = s.select_lt(x, zero, s.sub(zero, large), large);
     // The rest: x + x p(x^2)
     let mut p = s.splat(-5.967_617e-4);
-    for c in [
-        4.991_194_2e-3,
-        -2.676_813_5e-2,
-        1.128_199_25e-1,
-        -3.761_253_4e-1,
-        1.283_791_66e-1,
-    ] {
+    for c in [4.991_194_2e-3, -2.676_813_5e-2, 1.128_199_25e-1, -3.761_253_4e-1, 1.283_791_66e-1] {
         p = fma(p, x2, c);
     }
     let small = s.mul_add(p, x, x);
@@ -101,11 +85,7 @@ pub fn ln(x: f64) -> f64 {
             f64::NAN
         };
     }
-    let (x, shift) = if x < f64::MIN_POSITIVE {
-        (x * 18_014_398_509_481_984.0, 54)
-    } else {
-        (x, 0)
-    };
+    let (x, shift) = if x < f64::MIN_POSITIVE { (x * 18_014_398_509_481_984.0, 54) } else { (x, 0) };
     let bits = x.to_bits();
     let mut e = ((bits >> 52) as i64) - 1023 - shift;
     let mut m = f64::from_bits(bits & 0x000f_ffff_ffff_ffff | 0x3ff0_0000_0000_0000);
@@ -167,16 +147,10 @@ mod tests {
                 continue;
             }
             filled = 0;
-            let all: Vec<_> = Isa::available()
-                .iter()
-                .map(|isa| isa.run(Apply(block, f)))
-                .collect();
+            let all: Vec<_> = Isa::available().iter().map(|isa| isa.run(Apply(block, f))).collect();
             for y in &all {
                 for (a, b) in y.iter().zip(&all[0]) {
-                    assert!(
-                        a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan(),
-                        "{block:?}: {all:?}"
-                    );
+                    assert!(a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan(), "{block:?}: {all:?}");
                 }
             }
             for (x, y) in block.iter().zip(all[0]) {
@@ -225,17 +199,7 @@ mod tests {
     #[test]
     fn exp_edges() {
         let mut x = [0.0; LANES];
-        x[..9].copy_from_slice(&[
-            0.0,
-            -0.0,
-            f32::NEG_INFINITY,
-            f32::INFINITY,
-            f32::NAN,
-            88.8,
-            -87.5,
-            1.0,
-            -1e30,
-        ]);
+        x[..9].copy_from_slice(&[0.0, -0.0, f32::NEG_INFINITY, f32::INFINITY, f32::NAN, 88.8, -87.5, 1.0, -1e30]);
         for isa in Isa::available() {
             let y = isa.run(Apply(x, F::Exp));
             assert_eq!(
@@ -262,10 +226,7 @@ mod tests {
     fn ln_is_near_the_library() {
         for i in 1..20_000u32 {
             let x = f64::from(i) * 0.013;
-            assert!(
-                (ln(x) - x.ln()).abs() <= 2e-15 * x.ln().abs().max(1.0),
-                "{x}"
-            );
+            assert!((ln(x) - x.ln()).abs() <= 2e-15 * x.ln().abs().max(1.0), "{x}");
         }
         assert_eq!(ln(0.0), f64::NEG_INFINITY);
         assert!(ln(-1.0).is_nan());

@@ -56,12 +56,7 @@ impl Shared {
             if next >= chunks {
                 return None;
             }
-            match self.claim.compare_exchange_weak(
-                word,
-                word + 1,
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            ) {
+            match self.claim.compare_exchange_weak(word, word + 1, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return Some(usize::from(next)),
                 Err(now) => word = now,
             }
@@ -96,9 +91,7 @@ impl Shared {
         let mut idle = 0;
         while !self.closed.load(Ordering::Acquire) && idle < SPINS + YIELDS {
             // A panic in a job is reported by `Finished`, and raised again by the caller of the region.
-            let worked =
-                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.work(worker)))
-                    .unwrap_or(true);
+            let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.work(worker))).unwrap_or(true);
             if worked {
                 idle = 0;
             } else {
@@ -141,10 +134,7 @@ impl Team {
     /// The calling thread alone.
     #[must_use]
     pub fn alone() -> Team {
-        Team {
-            threads: 1,
-            shared: None,
-        }
+        Team { threads: 1, shared: None }
     }
 
     /// Runs `call` with a team of up to `threads` threads: the calling one, and workers of the rayon pool that the
@@ -186,10 +176,7 @@ impl Team {
     /// # Panics
     /// Where `chunks` is over [`MAX_CHUNKS`], and where a job panics.
     pub fn run(&self, chunks: usize, job: impl Fn(usize, usize) + Sync) {
-        assert!(
-            chunks <= MAX_CHUNKS,
-            "{chunks} chunks, expected at most {MAX_CHUNKS}"
-        );
+        assert!(chunks <= MAX_CHUNKS, "{chunks} chunks, expected at most {MAX_CHUNKS}");
         match &self.shared {
             Some(shared) if chunks > 1 && !shared.taken.swap(true, Ordering::AcqRel) => {
                 self.call_helpers();
@@ -203,18 +190,8 @@ impl Team {
     ///
     /// # Panics
     /// As [`Team::run`]; and where `scratch` has fewer pieces than the team has threads.
-    pub fn run_with<T: Send>(
-        &self,
-        scratch: &mut [T],
-        chunks: usize,
-        job: impl Fn(&mut T, usize) + Sync,
-    ) {
-        assert!(
-            scratch.len() >= self.threads,
-            "{} pieces of scratch for {} threads",
-            scratch.len(),
-            self.threads
-        );
+    pub fn run_with<T: Send>(&self, scratch: &mut [T], chunks: usize, job: impl Fn(&mut T, usize) + Sync) {
+        assert!(scratch.len() >= self.threads, "{} pieces of scratch for {} threads", scratch.len(), self.threads);
         let base = SendPtr(scratch.as_mut_ptr());
         self.run(chunks, |worker, chunk| {
             debug_assert!(worker < self.threads);
@@ -229,12 +206,7 @@ impl Team {
     ///
     /// # Panics
     /// As [`Team::run`].
-    pub fn chunks_mut<T: Send>(
-        &self,
-        items: &mut [T],
-        size: usize,
-        job: impl Fn(usize, &mut [T]) + Sync,
-    ) {
+    pub fn chunks_mut<T: Send>(&self, items: &mut [T], size: usize, job: impl Fn(usize, &mut [T]) + Sync) {
         let len = items.len();
         let base = SendPtr(items.as_mut_ptr());
         // A region has at most MAX_CHUNKS chunks: of very many items each chunk takes several pieces.
@@ -245,9 +217,7 @@ impl Team {
                 let start = piece * size;
                 // SAFETY: pieces are disjoint parts of `items`, each taken once, and `items` is borrowed mutably until
                 // `run` returns.
-                let items = unsafe {
-                    std::slice::from_raw_parts_mut(base.get().add(start), size.min(len - start))
-                };
+                let items = unsafe { std::slice::from_raw_parts_mut(base.get().add(start), size.min(len - start)) };
                 job(piece, items);
             }
         });
@@ -300,8 +270,7 @@ impl Shared {
         self.panicked.store(false, Ordering::Relaxed);
         let pointer: *const &Job<'_> = &job;
         self.job.store(pointer.cast_mut().cast(), Ordering::Release);
-        self.claim
-            .store(epoch << 32 | (chunks as u64) << 16, Ordering::Release);
+        self.claim.store(epoch << 32 | (chunks as u64) << 16, Ordering::Release);
         let close = Close(self, chunks);
         self.work(0);
         drop(close);
@@ -335,9 +304,7 @@ mod pool {
         // Made on first use, with a worker for every other processor, or as many as were asked for then. A process that
         // may not make threads goes on alone: `job` is dropped and the caller does all the work.
         let own = OWN.get_or_init(|| {
-            let others = std::thread::available_parallelism()
-                .map_or(1, usize::from)
-                .saturating_sub(1);
+            let others = std::thread::available_parallelism().map_or(1, usize::from).saturating_sub(1);
             rayon::ThreadPoolBuilder::new()
                 .num_threads(workers.max(others))
                 .thread_name(|i| format!("tiny-t5-{i}"))
@@ -360,8 +327,7 @@ mod tests {
         for threads in [1, 2, 5] {
             Team::enter(threads, |team| {
                 for chunks in [0, 1, 2, 7, 64, 1000] {
-                    let counts: Vec<AtomicUsize> =
-                        (0..chunks).map(|_| AtomicUsize::new(0)).collect();
+                    let counts: Vec<AtomicUsize> = (0..chunks).map(|_| AtomicUsize::new(0)).collect();
                     for round in 1..=50 {
                         team.run(chunks, |worker, chunk| {
                             assert!(worker < threads);
@@ -414,10 +380,7 @@ mod tests {
     #[cfg(feature = "rayon")]
     #[test]
     fn run_inside_the_callers_pool_does_not_deadlock() {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(1)
-            .build()
-            .unwrap();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
         let total = AtomicUsize::new(0);
         pool.install(|| {
             Team::enter(4, |team| {

@@ -23,11 +23,7 @@ impl Kernel for RmsNorm<'_> {
     fn run<S: Simd>(self, s: S) {
         let width = self.weight.len();
         let (weight, _) = self.weight.as_chunks::<LANES>();
-        for (x, out) in self
-            .x
-            .chunks_exact(width)
-            .zip(self.out.chunks_exact_mut(width))
-        {
+        for (x, out) in self.x.chunks_exact(width).zip(self.out.chunks_exact_mut(width)) {
             let (x, _) = x.as_chunks::<LANES>();
             let (out, _) = out.as_chunks_mut::<LANES>();
             let mut squares = s.splat(0.0);
@@ -50,28 +46,10 @@ impl Kernel for RmsNorm<'_> {
 ///
 /// # Panics
 /// Where the lengths do not fit together.
-pub fn rms_norm(
-    isa: Isa,
-    team: &Team,
-    x: &[f32],
-    weight: &[f32],
-    n: usize,
-    epsilon: f32,
-    out: &mut [f32],
-) {
-    assert!(
-        weight.len() == padded(n)
-            && x.len() == out.len()
-            && x.len().is_multiple_of(weight.len().max(1))
-    );
+pub fn rms_norm(isa: Isa, team: &Team, x: &[f32], weight: &[f32], n: usize, epsilon: f32, out: &mut [f32]) {
+    assert!(weight.len() == padded(n) && x.len() == out.len() && x.len().is_multiple_of(weight.len().max(1)));
     let piece = ROWS * weight.len();
     team.chunks_mut(out, piece, |i, out| {
-        isa.run(RmsNorm {
-            x: &x[i * piece..][..out.len()],
-            weight,
-            n,
-            epsilon,
-            out,
-        });
+        isa.run(RmsNorm { x: &x[i * piece..][..out.len()], weight, n, epsilon, out });
     });
 }

@@ -66,11 +66,7 @@ impl<'a> Panels<'a> {
             Storage::Bf16(w) => w.len(),
             Storage::F16(w) => w.len(),
         };
-        assert_eq!(
-            len,
-            Self::len(n, k),
-            "packed weights of a matrix [{n}, {k}]"
-        );
+        assert_eq!(len, Self::len(n, k), "packed weights of a matrix [{n}, {k}]");
         Panels { n, k, data }
     }
 
@@ -103,19 +99,12 @@ impl<'a> Panels<'a> {
 ///
 /// # Panics
 /// Where the lengths do not fit together.
-pub fn pack_panel<T: Copy + Default, U>(
-    rows: &[Option<&[U]>; LANES],
-    panel: &mut [T],
-    convert: impl Fn(&U) -> T,
-) {
+pub fn pack_panel<T: Copy + Default, U>(rows: &[Option<&[U]>; LANES], panel: &mut [T], convert: impl Fn(&U) -> T) {
     let (steps, rest) = panel.as_chunks_mut::<LANES>();
     assert!(rest.is_empty());
     for (lane, row) in rows.iter().enumerate() {
         match row {
-            Some(row) => steps
-                .iter_mut()
-                .zip(&row[..])
-                .for_each(|(step, w)| step[lane] = convert(w)),
+            Some(row) => steps.iter_mut().zip(&row[..]).for_each(|(step, w)| step[lane] = convert(w)),
             None => steps.iter_mut().for_each(|step| step[lane] = T::default()),
         }
     }

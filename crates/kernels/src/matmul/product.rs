@@ -123,27 +123,10 @@ pub fn matmul(isa: Isa, team: &Team, p: Product<'_>, out: &mut [f32], ldo: usize
         return;
     }
     let panels = w.n.div_ceil(LANES);
-    assert!(
-        lda >= w.k && a.len() >= (m - 1) * lda + w.k,
-        "inputs: {} floats for {m} rows of {}",
-        a.len(),
-        w.k
-    );
-    assert!(
-        ldo >= panels * LANES && out.len() >= (m - 1) * ldo + panels * LANES,
-        "outputs: {} floats",
-        out.len()
-    );
-    let out = Out {
-        to: out.as_mut_ptr(),
-        stride: ldo,
-    };
-    let whole = Block {
-        p,
-        out,
-        rows: 0..m,
-        panels: 0..panels,
-    };
+    assert!(lda >= w.k && a.len() >= (m - 1) * lda + w.k, "inputs: {} floats for {m} rows of {}", a.len(), w.k);
+    assert!(ldo >= panels * LANES && out.len() >= (m - 1) * ldo + panels * LANES, "outputs: {} floats", out.len());
+    let out = Out { to: out.as_mut_ptr(), stride: ldo };
+    let whole = Block { p, out, rows: 0..m, panels: 0..panels };
     let row_block = (BLOCK_FLOATS / w.k.max(1)).clamp(48, 1024) / 12 * 12;
     let row_blocks = m.div_ceil(row_block);
     if team.threads() == 1 || m * panels * LANES * w.k < PARALLEL {
@@ -153,17 +136,10 @@ pub fn matmul(isa: Isa, team: &Team, p: Product<'_>, out: &mut [f32], ldo: usize
         return;
     }
     // Enough chunks that a late or slow worker leaves little to wait for, of at least 4 panels each.
-    let panel_chunks = (4 * team.threads())
-        .div_ceil(row_blocks)
-        .min(panels.div_ceil(4))
-        .clamp(1, MAX_CHUNKS / row_blocks.max(1));
+    let panel_chunks =
+        (4 * team.threads()).div_ceil(row_blocks).min(panels.div_ceil(4)).clamp(1, MAX_CHUNKS / row_blocks.max(1));
     team.run(row_blocks * panel_chunks, |_, chunk| {
-        isa.run(whole.part(
-            chunk / panel_chunks,
-            row_blocks,
-            chunk % panel_chunks,
-            panel_chunks,
-        ));
+        isa.run(whole.part(chunk / panel_chunks, row_blocks, chunk % panel_chunks, panel_chunks));
     });
 }
 
@@ -295,13 +271,7 @@ unsafe fn at<S: Simd, W: Weight, const M: usize, const P: usize>(
     unsafe {
         let a = b.p.a.as_ptr().add(row * lda);
         let w = w.as_ptr().add(panel * k * LANES);
-        let sums = tile::<S, W, M, P>(
-            s,
-            k,
-            (a, lda),
-            (w, k * LANES, LANES),
-            [[s.splat(0.0); P]; M],
-        );
+        let sums = tile::<S, W, M, P>(s, k, (a, lda), (w, k * LANES, LANES), [[s.splat(0.0); P]; M]);
         let out = b.out.to.add(row * b.out.stride + panel * LANES);
         for (m, sums) in sums.into_iter().enumerate() {
             for (p, sum) in sums.into_iter().enumerate() {

@@ -8,9 +8,7 @@ use std::arch::x86_64::*;
 pub(super) struct Avx2(());
 
 pub(super) fn probe() -> bool {
-    is_x86_feature_detected!("avx2")
-        && is_x86_feature_detected!("fma")
-        && is_x86_feature_detected!("f16c")
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
 }
 
 /// # Safety
@@ -51,21 +49,13 @@ impl Simd for Avx2 {
         // SAFETY: the caller vouches for reading 16 values at `p`, the proof for the features.
         unsafe {
             let widen = |v| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(v)));
-            (
-                widen(_mm_loadu_si128(p.cast())),
-                widen(_mm_loadu_si128(p.add(8).cast())),
-            )
+            (widen(_mm_loadu_si128(p.cast())), widen(_mm_loadu_si128(p.add(8).cast())))
         }
     }
     #[inline(always)]
     unsafe fn load_f16(self, p: *const u16) -> F {
         // SAFETY: the caller vouches for reading 16 values at `p`, the proof for the features.
-        unsafe {
-            (
-                _mm256_cvtph_ps(_mm_loadu_si128(p.cast())),
-                _mm256_cvtph_ps(_mm_loadu_si128(p.add(8).cast())),
-            )
-        }
+        unsafe { (_mm256_cvtph_ps(_mm_loadu_si128(p.cast())), _mm256_cvtph_ps(_mm_loadu_si128(p.add(8).cast()))) }
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: F) {
@@ -93,10 +83,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn mul_add(self, a: F, b: F, c: F) -> F {
-        registers!((
-            _mm256_fmadd_ps(a.0, b.0, c.0),
-            _mm256_fmadd_ps(a.1, b.1, c.1)
-        ))
+        registers!((_mm256_fmadd_ps(a.0, b.0, c.0), _mm256_fmadd_ps(a.1, b.1, c.1)))
     }
     #[inline(always)]
     fn max(self, a: F, b: F) -> F {
@@ -119,12 +106,7 @@ impl Simd for Avx2 {
     fn pow2(self, n: F) -> F {
         registers!({
             let bias = _mm256_set1_epi32(127);
-            let pow = |n| {
-                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(
-                    _mm256_cvtps_epi32(n),
-                    bias,
-                )))
-            };
+            let pow = |n| _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_cvtps_epi32(n), bias)));
             (pow(n.0), pow(n.1))
         })
     }

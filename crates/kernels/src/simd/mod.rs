@@ -178,19 +178,13 @@ impl Isa {
     /// Those that this processor has, best first.
     #[must_use]
     pub fn available() -> Vec<Isa> {
-        ALL.iter()
-            .filter(|(set, _)| Self::probe(*set))
-            .map(|(set, _)| Isa(*set))
-            .collect()
+        ALL.iter().filter(|(set, _)| Self::probe(*set)).map(|(set, _)| Isa(*set)).collect()
     }
 
     /// The names of those that this build knows and this processor lacks.
     #[must_use]
     pub fn missing() -> Vec<&'static str> {
-        ALL.iter()
-            .filter(|(set, _)| !Self::probe(*set))
-            .map(|(_, name)| *name)
-            .collect()
+        ALL.iter().filter(|(set, _)| !Self::probe(*set)).map(|(_, name)| *name).collect()
     }
 
     /// The best that this processor has; found once.
@@ -198,9 +192,7 @@ impl Isa {
     pub fn best() -> Isa {
         static BEST: OnceLock<Isa> = OnceLock::new();
         *BEST.get_or_init(|| {
-            ALL.iter()
-                .find(|(set, _)| Self::probe(*set))
-                .map_or(Isa(Set::Portable), |(set, _)| Isa(*set))
+            ALL.iter().find(|(set, _)| Self::probe(*set)).map_or(Isa(Set::Portable), |(set, _)| Isa(*set))
         })
     }
 
@@ -211,26 +203,17 @@ impl Isa {
     pub fn from_env() -> Result<Isa, UnknownIsa> {
         match std::env::var_os("TINY_T5_ISA") {
             None => Ok(Self::best()),
-            Some(name) => Self::available()
-                .into_iter()
-                .find(|isa| name == *isa.name())
-                .ok_or_else(|| UnknownIsa {
-                    found: name.to_string_lossy().into_owned(),
-                    available: Self::available()
-                        .iter()
-                        .map(|isa| isa.name())
-                        .collect::<Vec<_>>()
-                        .join(", "),
-                }),
+            Some(name) => Self::available().into_iter().find(|isa| name == *isa.name()).ok_or_else(|| UnknownIsa {
+                found: name.to_string_lossy().into_owned(),
+                available: Self::available().iter().map(|isa| isa.name()).collect::<Vec<_>>().join(", "),
+            }),
         }
     }
 
     /// `avx512`, `avx2` or `portable`.
     #[must_use]
     pub fn name(self) -> &'static str {
-        ALL.iter()
-            .find(|(set, _)| *set == self.0)
-            .map_or("", |(_, name)| name)
+        ALL.iter().find(|(set, _)| *set == self.0).map_or("", |(_, name)| name)
     }
 }
 

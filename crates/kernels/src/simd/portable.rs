@@ -24,10 +24,7 @@ fn lanes(v: F) -> [f32; LANES] {
 
 #[inline(always)]
 fn from_lanes(v: [f32; LANES]) -> F {
-    [
-        f32x8::new(from_fn(|i| v[i])),
-        f32x8::new(from_fn(|i| v[i + 8])),
-    ]
+    [f32x8::new(from_fn(|i| v[i])), f32x8::new(from_fn(|i| v[i + 8]))]
 }
 
 #[inline(always)]
@@ -101,8 +98,6 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn pow2(self, n: F) -> F {
-        from_lanes(
-            lanes(n).map(|n| f32::from_bits((n as i32).wrapping_add(127).wrapping_shl(23) as u32)),
-        )
+        from_lanes(lanes(n).map(|n| f32::from_bits((n as i32).wrapping_add(127).wrapping_shl(23) as u32)))
     }
 }

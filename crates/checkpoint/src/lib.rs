@@ -15,7 +15,8 @@
 //!
 //! Reading order: [`Checkpoint`] finds the files, [`Config`] checks config.json, `safetensors` and `pytorch` turn a
 //! weight file into tensors. A file is checked as a whole before anyone reads a number through it; no input makes this
-//! crate panic, run anything, or take more memory than the files' size and 64 MB.
+//! crate panic, run anything, or take more memory than the files' size
+//! and 64 MB (twice the size for a `.bin` whose tensors are not contiguous, since those are copied).
 
 #![deny(unsafe_code)] // allowed in mmap.rs alone
 #![warn(missing_docs)]

@@ -1,0 +1,90 @@
+//! The bytes of a weight file, wherever they lie: mapped, read, or part of the program.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::ops::Deref;
+use std::path::Path;
+
+use crate::Error;
+
+/// All bytes of one file.
+#[derive(Debug)]
+pub(crate) enum Bytes {
+    #[cfg(feature = "mmap")]
+    Mapped(crate::mmap::Map),
+    #[cfg(not(feature = "mmap"))]
+    Read(Vec<u8>),
+    Static(&'static [u8]),
+}
+
+impl Bytes {
+    /// The whole file at `path`: mapped with the feature `mmap`, else read.
+    pub(crate) fn open(path: &Path) -> Result<Bytes, Error> {
+        let file = open_regular(path)?;
+        #[cfg(feature = "mmap")]
+        let bytes = crate::mmap::Map::new(&file).map(Bytes::Mapped);
+        #[cfg(not(feature = "mmap"))]
+        let bytes = {
+            let mut file = file;
+            let mut all = Vec::new();
+            file.read_to_end(&mut all).map(|_| Bytes::Read(all))
+        };
+        bytes.map_err(io_error(path))
+    }
+
+    /// Gives mapped pages back to the system; they are read again when touched.
+    pub(crate) fn release(&self) {
+        match self {
+            #[cfg(feature = "mmap")]
+            Bytes::Mapped(map) => map.release(),
+            #[cfg(not(feature = "mmap"))]
+            Bytes::Read(_) => {}
+            Bytes::Static(_) => {}
+        }
+    }
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            #[cfg(feature = "mmap")]
+            Bytes::Mapped(map) => map,
+            #[cfg(not(feature = "mmap"))]
+            Bytes::Read(all) => all,
+            Bytes::Static(all) => all,
+        }
+    }
+}
+
+/// A text file of at most `limit` bytes; `file` is its name in messages.
+pub(crate) fn read_text(path: &Path, file: &str, limit: u64) -> Result<String, Error> {
+    let mut text = Vec::new();
+    open_regular(path)?
+        .take(limit.saturating_add(1)) // not the size of the metadata, which can change
+        .read_to_end(&mut text)
+        .map_err(io_error(path))?;
+    let found = text.len() as u64;
+    if found > limit {
+        return Err(Error::too_large(file, "its size in bytes", found, limit));
+    }
+    String::from_utf8(text).map_err(|e| Error::Json {
+        file: file.to_owned(),
+        reason: format!("not UTF-8 after byte {}", e.utf8_error().valid_up_to()),
+    })
+}
+
+/// Opens a file, but no pipe, device or folder: opening a pipe would wait, and mapping a folder says nothing useful.
+fn open_regular(path: &Path) -> Result<File, Error> {
+    let metadata = std::fs::metadata(path).map_err(io_error(path))?;
+    if !metadata.is_file() {
+        let why = io::Error::other("is not a regular file");
+        return Err(io_error(path)(why));
+    }
+    File::open(path).map_err(io_error(path))
+}
+
+pub(crate) fn io_error(path: &Path) -> impl FnOnce(io::Error) -> Error + '_ {
+    |source| Error::Io { path: path.display().to_string(), source }
+}

@@ -1,0 +1,40 @@
+//! The only `unsafe` of this crate: mapping a weight file.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::ops::Deref;
+
+/// A file mapped for reading.
+#[derive(Debug)]
+pub(crate) struct Map(memmap2::Mmap);
+
+impl Map {
+    pub(crate) fn new(file: &File) -> io::Result<Map> {
+        // SAFETY: the mapping is read-only and lives in `self`, so every borrow of it ends before it is unmapped. That
+        // nobody shortens or rewrites the file while it is mapped is what the caller of `Checkpoint::open` guarantees:
+        // its docs say so. Rust cannot enforce it; writers that rename a finished file into place (safetensors,
+        // huggingface_hub) keep the guarantee, since the mapped inode stays as it was.
+        unsafe { memmap2::Mmap::map(file) }.map(Map)
+    }
+
+    /// Drops the pages from this process; the next access reads them again from the file.
+    pub(crate) fn release(&self) {
+        #[cfg(unix)]
+        {
+            // SAFETY: MADV_DONTNEED is unsafe because it can discard what was written to private or anonymous memory.
+            // This map was made by `Map::new`: shared, read-only and backed by a file, so a later access sees the
+            // file's bytes again, which the caller of `Checkpoint::open` guarantees not to change.
+            let advised = unsafe { self.0.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+            drop(advised); // only advice: a system that refuses it loses nothing but memory
+        }
+    }
+}
+
+impl Deref for Map {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}

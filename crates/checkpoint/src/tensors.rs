@@ -1,0 +1,188 @@
+//! The tensors of all weight files under their canonical names.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::bytes::Bytes;
+use crate::error::{Error, shown};
+
+/// How a weight's elements are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Dtype {
+    /// IEEE single precision, 4 bytes.
+    F32,
+    /// IEEE half precision, 2 bytes.
+    F16,
+    /// The upper half of a single, 2 bytes.
+    BF16,
+}
+
+impl Dtype {
+    /// Bytes of one element.
+    pub fn size(self) -> usize {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::F16 | Dtype::BF16 => 2,
+        }
+    }
+}
+
+impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Dtype::F32 => "F32",
+            Dtype::F16 => "F16",
+            Dtype::BF16 => "BF16",
+        })
+    }
+}
+
+/// A checked view of one tensor: `bytes.len()` is the product of `shape` times [`Dtype::size`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tensor<'a> {
+    /// The canonical name, such as `encoder.block.0.layer.0.SelfAttention.q.weight`.
+    pub name: &'a str,
+    /// The weight file that holds it, as in messages.
+    pub file: &'a str,
+    /// How its elements are stored.
+    pub dtype: Dtype,
+    /// Its dimensions; matrices are [out, in].
+    pub shape: &'a [usize],
+    /// Its elements, row-major and contiguous, little endian, at any alignment.
+    pub bytes: &'a [u8],
+}
+
+/// One tensor as a reader of a format found it.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) name: String,
+    pub(crate) dtype: Stored,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) data: Data,
+}
+
+/// A type in a file: one of ours, or why it is not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Stored {
+    Float(Dtype),
+    /// Counters and position ids of other tools: harmless where they are no weights.
+    Integer(String),
+    /// Doubles, 8-bit floats, complex numbers.
+    Unsupported(String),
+}
+
+/// Where a tensor's bytes are.
+#[derive(Debug, Clone)]
+pub(crate) enum Data {
+    /// In its file; the reader checked the range.
+    InFile(Range<usize>),
+    /// Made contiguous from strides; shared by its aliases.
+    Owned(Arc<[u8]>),
+}
+
+#[derive(Debug)]
+struct WeightFile {
+    name: String,
+    bytes: Bytes,
+}
+
+#[derive(Debug)]
+struct Held {
+    file: usize,
+    dtype: Stored,
+    shape: Vec<usize>,
+    data: Data,
+}
+
+/// Weight files and what they hold.
+#[derive(Debug, Default)]
+pub(crate) struct Tensors {
+    files: Vec<WeightFile>,
+    held: BTreeMap<String, Held>,
+}
+
+impl Tensors {
+    /// Takes over a file and the tensors found in it.
+    pub(crate) fn add(&mut self, file: &str, bytes: Bytes, found: Vec<Found>) -> Result<(), Error> {
+        let index = self.files.len();
+        self.files.push(WeightFile { name: file.to_owned(), bytes });
+        for tensor in found {
+            check_type(file, &tensor)?;
+            let held = Held { file: index, dtype: tensor.dtype, shape: tensor.shape, data: tensor.data };
+            match self.held.entry(canonical(tensor.name)) {
+                Entry::Vacant(place) => {
+                    place.insert(held);
+                }
+                Entry::Occupied(first) => {
+                    return Err(Error::Duplicate {
+                        file: self.files.get(first.get().file).map_or("", |f| &f.name).to_owned(),
+                        tensor: shown(first.key()),
+                        other: file.to_owned(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Option<Tensor<'_>> {
+        let (name, held) = self.held.get_key_value(name)?;
+        let Stored::Float(dtype) = held.dtype else {
+            return None;
+        };
+        let file = self.files.get(held.file)?;
+        let bytes = match &held.data {
+            Data::InFile(range) => file.bytes.get(range.clone())?,
+            Data::Owned(bytes) => bytes,
+        };
+        Some(Tensor { name, file: &file.name, dtype, shape: &held.shape, bytes })
+    }
+
+    /// The file and type of a tensor that is there but cannot be a weight.
+    pub(crate) fn integer(&self, name: &str) -> Option<(&str, &str)> {
+        let held = self.held.get(name)?;
+        match &held.dtype {
+            Stored::Float(_) => None,
+            Stored::Integer(kind) | Stored::Unsupported(kind) => Some((&self.files.get(held.file)?.name, kind)),
+        }
+    }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.held.keys().map(String::as_str)
+    }
+
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.held.contains_key(name)
+    }
+
+    pub(crate) fn bytes_on_disk(&self) -> u64 {
+        self.files.iter().map(|file| file.bytes.len() as u64).sum()
+    }
+
+    pub(crate) fn release(&self) {
+        self.files.iter().for_each(|file| file.bytes.release());
+    }
+}
+
+/// T5's own name for a tensor: checkpoints of heads put `transformer.` before all of the model's names.
+fn canonical(name: String) -> String {
+    match name.strip_prefix("transformer.") {
+        Some(inner) => inner.to_owned(),
+        None => name,
+    }
+}
+
+/// A weight of a type that we cannot read must not look absent: an output matrix would silently be taken for a tied one.
+fn check_type(file: &str, tensor: &Found) -> Result<(), Error> {
+    let is_weight = tensor.name.ends_with(".weight") || tensor.name.ends_with(".bias");
+    match &tensor.dtype {
+        Stored::Float(_) => Ok(()),
+        Stored::Integer(_) if !is_weight => Ok(()),
+        Stored::Integer(kind) | Stored::Unsupported(kind) => {
+            Err(Error::Dtype { file: file.to_owned(), tensor: shown(&tensor.name), found: kind.clone() })
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! The decoder: new tokens of some sequences to their hidden states, over the KV cache.
+
+use crate::kv_cache::KvCache;
+use crate::model::Model;
+use crate::stack::{BiasTables, Exec, Scratch, Stack, room};
+use std::ops::Range;
+use tiny_t5_kernels::{Attention, Epilogue, attention};
+
+/// Buffers of the decoder, kept from call to call.
+#[derive(Debug, Default)]
+pub(crate) struct DecoderState {
+    bias: BiasTables,
+    /// What was generated so far, a sequence.
+    pub(crate) caches: Vec<KvCache>,
+    /// Cross-attention's keys and values, a source.
+    pub(crate) sources: Vec<KvCache>,
+    /// The hidden states of the last call: [rows, padded(d_model)].
+    pub(crate) hidden: Vec<f32>,
+    /// Sequences that share a source, in the order of the call's rows.
+    groups: Vec<Feed>,
+}
+
+/// New tokens of one sequence.
+#[derive(Debug, Clone)]
+pub(crate) struct Feed {
+    /// Which of `DecoderState::caches`.
+    pub(crate) cache: usize,
+    /// Which of `DecoderState::sources`.
+    pub(crate) source: usize,
+    /// Its tokens among the call's `ids`; feeds follow one another.
+    pub(crate) rows: Range<usize>,
+}
+
+/// Computes the cross-attention's keys and values of sources: once for each, whatever is generated from it.
+///
+/// `hidden` is the encoder's output for the sources, one behind the other; `lens` are their lengths, and they go to the
+/// first places of `state.sources`.
+pub(crate) fn attend_to(
+    model: &Model,
+    exec: Exec<'_>,
+    scratch: &mut Scratch,
+    state: &mut DecoderState,
+    hidden: &[f32],
+    lens: impl ExactSizeIterator<Item = usize> + Clone,
+    decoder: &Stack,
+) {
+    let (shape, inner) = (model.shape, model.shape.heads.width());
+    let (heads, d_kv) = (shape.heads.heads, shape.heads.d_kv);
+    if state.sources.len() < lens.len() {
+        state.sources.resize_with(lens.len(), KvCache::default);
+    }
+    for (cache, len) in state.sources.iter_mut().zip(lens.clone()) {
+        cache.reset(decoder.blocks.len(), heads, d_kv);
+        cache.reserve(len);
+    }
+    let rows: usize = lens.clone().sum();
+    for (i, block) in decoder.blocks.iter().enumerate() {
+        let Some(cross) = &block.cross else { continue };
+        let kv = room(&mut scratch.projected, rows * 2 * inner);
+        exec.product(hidden, rows, model.packed.panels(&cross.kv), Epilogue::Store, kv);
+        let mut row = 0;
+        for (cache, len) in state.sources.iter_mut().zip(lens.clone()) {
+            cache.append(i, &kv[row * 2 * inner..(row + len) * 2 * inner], 2 * inner, 0, inner);
+            row += len;
+        }
+    }
+    for (cache, len) in state.sources.iter_mut().zip(lens) {
+        cache.advance(len);
+    }
+}
+
+/// Makes the first `count` caches empty, with room for `len` positions.
+pub(crate) fn begin(model: &Model, state: &mut DecoderState, decoder: &Stack, count: usize, len: usize) {
+    let heads = model.shape.heads;
+    if state.caches.len() < count {
+        state.caches.resize_with(count, KvCache::default);
+    }
+    for cache in &mut state.caches[..count] {
+        cache.reset(decoder.blocks.len(), heads.heads, heads.d_kv);
+        cache.reserve(len);
+    }
+}
+
+/// Decodes the tokens `ids` of the sequences that `feeds` names: a step (one token each), a prefill, or a check of
+/// several. Every token sees its sequence up to itself. Leaves the hidden states, behind the final norm and scaled, in
+/// `state.hidden`, and the tokens in the caches.
+pub(crate) fn decode(
+    model: &Model,
+    exec: Exec<'_>,
+    scratch: &mut Scratch,
+    state: &mut DecoderState,
+    decoder: &Stack,
+    feeds: &[Feed],
+    ids: &[u32],
+) {
+    let (shape, packed) = (model.shape, &model.packed);
+    let (stride, inner) = (shape.stride(), shape.heads.width());
+    let rows = ids.len();
+    let DecoderState { bias, caches, sources, hidden, groups } = state;
+    let longest = feeds.iter().map(|f| caches[f.cache].len() + f.rows.len()).max().unwrap_or(1);
+    bias.cover(decoder, shape, false, longest);
+    scratch.for_team(exec.team);
+    group_by_source(feeds, groups);
+
+    model.embed(ids.iter().copied(), room(&mut scratch.x, rows * stride));
+    for (i, block) in decoder.blocks.iter().enumerate() {
+        {
+            let Scratch { x, normed, projected, attended, scores, .. } = scratch;
+            let (x, normed) = (&mut x[..rows * stride], room(normed, rows * stride));
+            let attended = room(attended, rows * inner);
+
+            exec.norm(shape, x, &block.attention_norm, normed);
+            let qkv = room(projected, rows * 3 * inner);
+            exec.product(normed, rows, packed.panels(&block.qkv), Epilogue::Store, qkv);
+            for feed in feeds {
+                let new = &qkv[feed.rows.start * 3 * inner..feed.rows.end * 3 * inner];
+                caches[feed.cache].append(i, new, 3 * inner, inner, 2 * inner);
+            }
+            let table = bias.of(i);
+            let sequence = |f: usize| {
+                let Feed { cache, rows, .. } = &feeds[f];
+                let cache = &caches[*cache];
+                let (position, keys) = (cache.len(), cache.view(i, rows.len()));
+                Attention { rows: rows.clone(), position, keys, bias: Some(table), causal: true }
+            };
+            let queries = (&*qkv, 3 * inner);
+            attention(exec.isa, exec.team, shape.kernel_heads(), queries, feeds.len(), sequence, attended, scores);
+            exec.product(attended, rows, packed.panels(&block.o), Epilogue::Add, x);
+
+            if let Some(cross) = &block.cross {
+                exec.norm(shape, x, &cross.norm, normed);
+                let q = room(projected, rows * inner);
+                exec.product(normed, rows, packed.panels(&cross.q), Epilogue::Store, q);
+                let sequence = |g: usize| {
+                    let Feed { source, rows, .. } = &groups[g];
+                    let keys = sources[*source].view(i, 0);
+                    Attention { rows: rows.clone(), position: 0, keys, bias: None, causal: false }
+                };
+                let queries = (&*q, inner);
+                attention(exec.isa, exec.team, shape.kernel_heads(), queries, groups.len(), sequence, attended, scores);
+                exec.product(attended, rows, packed.panels(&cross.o), Epilogue::Add, x);
+            }
+        }
+        block.feed_forward.add(exec, shape, packed, scratch, rows);
+    }
+    for feed in feeds {
+        caches[feed.cache].advance(feed.rows.len());
+    }
+    let hidden = room(hidden, rows * stride);
+    exec.norm(shape, &scratch.x[..rows * stride], &decoder.final_norm, hidden);
+    if let Some(scale) = model.decoder_scale {
+        hidden.iter_mut().for_each(|x| *x *= scale);
+    }
+}
+
+/// Neighbouring feeds of one source become one group: its keys are read once for all of them.
+fn group_by_source(feeds: &[Feed], groups: &mut Vec<Feed>) {
+    groups.clear();
+    for feed in feeds {
+        match groups.last_mut() {
+            Some(group) if group.source == feed.source && group.rows.end == feed.rows.start => {
+                group.rows.end = feed.rows.end;
+            }
+            _ => groups.push(feed.clone()),
+        }
+    }
+}

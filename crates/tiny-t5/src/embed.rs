@@ -1,0 +1,85 @@
+//! The encoder alone: hidden states and sentence vectors.
+
+use crate::encoder;
+use crate::error::Result;
+use crate::t5::{Source, T5};
+
+/// The encoder's output for one source.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Encoding {
+    /// The source's ids.
+    pub input_ids: Vec<u32>,
+    /// Hidden states behind the final norm: [ids, d_model], row-major.
+    pub hidden: Vec<f32>,
+    /// Columns of `hidden`.
+    pub d_model: usize,
+}
+
+impl Encoding {
+    /// The mean of the hidden states: the sentence vector of Sentence-T5 and its kin, before their dense layer.
+    #[must_use]
+    pub fn mean(&self) -> Vec<f32> {
+        let mut mean = vec![0f32; self.d_model];
+        for row in self.hidden.chunks_exact(self.d_model) {
+            mean.iter_mut().zip(row).for_each(|(m, x)| *m += x);
+        }
+        let rows = self.input_ids.len() as f32;
+        mean.iter_mut().for_each(|m| *m /= rows);
+        mean
+    }
+}
+
+/// A vector over its Euclidean length; zeros stay zeros.
+#[must_use]
+pub fn normalized(mut vector: Vec<f32>) -> Vec<f32> {
+    let length = vector.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt();
+    if length > 0.0 {
+        vector.iter_mut().for_each(|x| *x = (f64::from(*x) / length) as f32);
+    }
+    vector
+}
+
+/// Sources whose hidden states are computed together.
+const BATCH_TOKENS: usize = 4096;
+
+impl T5 {
+    /// The encoder's hidden states for one source.
+    ///
+    /// # Errors
+    /// Where the source is not valid.
+    pub fn encode<'a>(&self, source: impl Into<Source<'a>>) -> Result<Encoding> {
+        let mut all = self.encode_batch(&[source.into()])?;
+        Ok(all.pop().expect("one source has one encoding"))
+    }
+
+    /// The encoder's hidden states for many sources: the same as one by one, to the bit, and faster.
+    ///
+    /// # Errors
+    /// As [`T5::encode`].
+    pub fn encode_batch(&self, sources: &[Source<'_>]) -> Result<Vec<Encoding>> {
+        let ids = sources.iter().map(|source| self.ids_of("source", *source)).collect::<Result<Vec<_>>>()?;
+        let (model, d_model) = (self.model(), self.config().d_model);
+        let mut encodings = Vec::with_capacity(ids.len());
+        self.with_state(|exec, state| {
+            let mut rest = &ids[..];
+            while !rest.is_empty() {
+                let mut tokens = 0;
+                let fits = rest.iter().take_while(|ids| {
+                    tokens += ids.len();
+                    tokens <= BATCH_TOKENS
+                });
+                let (batch, after) = rest.split_at(fits.count().max(1));
+                rest = after;
+                let slices: Vec<&[u32]> = batch.iter().map(Vec::as_slice).collect();
+                encoder::encode(model, exec, &mut state.scratch, &mut state.encoder, &slices);
+                let mut rows = state.encoder.hidden.chunks_exact(model.shape.stride());
+                for ids in batch {
+                    let hidden = rows.by_ref().take(ids.len()).flat_map(|row| &row[..d_model]).copied().collect();
+                    encodings.push(Encoding { input_ids: ids.clone(), hidden, d_model });
+                }
+            }
+        });
+        Ok(encodings)
+    }
+}

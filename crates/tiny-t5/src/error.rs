@@ -1,0 +1,77 @@
+//! What can go wrong, one line each: what was wrong with what, what was found and what was expected.
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The checkpoint folder: a file, a tensor, a key of config.json.
+    #[error(transparent)]
+    Checkpoint(#[from] tiny_t5_checkpoint::Error),
+    /// The tokenizer's files, or a text that it cannot take.
+    #[error(transparent)]
+    Tokenizer(#[from] crate::tokenizer::TokenizerError),
+    /// The environment variable `TINY_T5_ISA`.
+    #[error(transparent)]
+    Isa(#[from] tiny_t5_kernels::UnknownIsa),
+    /// The system gives no memory for the weights.
+    #[error("{what}: {bytes} bytes of memory: {source}")]
+    Memory {
+        /// What it was for.
+        what: &'static str,
+        /// How much was asked for.
+        bytes: usize,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The checkpoint lacks what the call needs.
+    #[error("{call} needs {needs}; this checkpoint {has}")]
+    Unsupported {
+        /// The call.
+        call: &'static str,
+        /// What it needs.
+        needs: &'static str,
+        /// What the checkpoint is instead.
+        has: String,
+    },
+    /// A key of config.json or a tensor that the engine does not compute.
+    #[error("{file}: {what}")]
+    Variant {
+        /// The file.
+        file: String,
+        /// What it is and what is expected.
+        what: String,
+    },
+    /// A generation option.
+    #[error("{option}: found {found}, expected {expected}")]
+    Option {
+        /// The option's name, as transformers has it.
+        option: String,
+        /// Its value.
+        found: String,
+        /// What would do.
+        expected: String,
+    },
+    /// A text or a list of ids given to a call.
+    #[error("{what}: found {found}, expected {expected}")]
+    Input {
+        /// Which of the inputs.
+        what: String,
+        /// What it is.
+        found: String,
+        /// What would do.
+        expected: String,
+    },
+}
+
+/// The result of this crate's calls.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    pub(crate) fn option(option: impl Into<String>, found: impl ToString, expected: impl ToString) -> Error {
+        Error::Option { option: option.into(), found: found.to_string(), expected: expected.to_string() }
+    }
+
+    pub(crate) fn input(what: impl Into<String>, found: impl ToString, expected: impl ToString) -> Error {
+        Error::Input { what: what.into(), found: found.to_string(), expected: expected.to_string() }
+    }
+}

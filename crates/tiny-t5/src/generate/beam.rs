@@ -1,0 +1,186 @@
+//! Beam search, as transformers 5 does it.
+//!
+//! Every source has B running beams and up to B finished ones. A step scores all continuations of the running beams
+//! (log-probabilities, changed by the processors, added up), takes the best K = max(2, 1 + end tokens) B, finishes those
+//! among the first B that end, and goes on with the best B that do not. Finished beams are compared by
+//! score / length^length_penalty. Equal scores: the lower index (beam, then token) goes first.
+//!
+//! Source: transformers, `GenerationMixin._beam_search`.
+
+use super::processors::Context;
+use super::{Finish, Found, Search};
+use crate::error::Result;
+use crate::options::EarlyStopping;
+use std::cmp::Ordering;
+use tiny_t5_kernels::log_sum_exp;
+
+/// What transformers gives beams that do not count.
+const OUT: f32 = -1e9;
+
+struct Beam {
+    /// The start token and what was generated.
+    ids: Vec<u32>,
+    /// The sum of its log-probabilities.
+    score: f32,
+    cache: usize,
+}
+
+struct Source<'a> {
+    ids: &'a [u32],
+    index: usize,
+    /// Best first.
+    running: Vec<Beam>,
+    /// Best first, by penalised score.
+    finished: Vec<Found>,
+}
+
+/// A continuation of a running beam.
+#[derive(Clone, Copy)]
+struct Candidate {
+    score: f32,
+    beam: usize,
+    id: u32,
+}
+
+/// Best first; of equal scores the lower (beam, id).
+fn order(a: &Candidate, b: &Candidate) -> Ordering {
+    b.score.total_cmp(&a.score).then(a.beam.cmp(&b.beam)).then(a.id.cmp(&b.id))
+}
+
+/// Generates `num_return_sequences` sequences for each source, best first. The sources' cross-attention is in place.
+pub(crate) fn beam(search: &mut Search<'_>, sources: &[&[u32]]) -> Result<Vec<Vec<Found>>> {
+    let settings = search.settings;
+    let beams = settings.num_beams;
+    search.begin(sources.len() * beams);
+    let mut done: Vec<Vec<Found>> = sources.iter().map(|_| Vec::new()).collect();
+    let mut live: Vec<Source<'_>> = sources
+        .iter()
+        .enumerate()
+        .map(|(index, ids)| {
+            let beam = |b| Beam {
+                ids: vec![settings.start],
+                score: if b == 0 { 0.0 } else { OUT },
+                cache: index * beams + b,
+            };
+            Source { ids, index, running: (0..beams).map(beam).collect(), finished: Vec::new() }
+        })
+        .collect();
+    let mut generated = 0;
+    let mut candidates = Vec::new();
+    while !live.is_empty() {
+        let last = |beam: &Beam| *beam.ids.last().unwrap_or(&settings.start);
+        search.feed(live.iter().flat_map(|s| s.running.iter().map(|beam| (beam.cache, s.index, last(beam)))));
+        generated += 1;
+        search.logits()?;
+        for (at, source) in live.iter_mut().enumerate() {
+            best_candidates(search, source, at * beams, &mut candidates);
+            source.advance(search, &candidates, generated);
+        }
+        live.retain_mut(|source| {
+            let goes_on = generated < settings.max_new_tokens && source.can_improve(search, generated);
+            if !goes_on {
+                done[source.index] = std::mem::take(&mut source.finished);
+                done[source.index].truncate(settings.num_return_sequences);
+            }
+            goes_on
+        });
+    }
+    Ok(done)
+}
+
+/// The best K continuations of a source's beams, whose logits are the rows from `first` on.
+fn best_candidates(search: &mut Search<'_>, source: &Source<'_>, first: usize, candidates: &mut Vec<Candidate>) {
+    let settings = search.settings;
+    let isa = search.exec.isa;
+    let keep = (settings.eos.len() + 1).max(2) * settings.num_beams;
+    candidates.clear();
+    let mut logits = search.last_logits();
+    for (beam, Beam { ids, score, .. }) in source.running.iter().enumerate() {
+        let scores = logits.row(first + beam);
+        let sum = log_sum_exp(isa, scores);
+        scores.iter_mut().for_each(|x| *x -= sum);
+        for processor in &settings.processors {
+            processor.process(&Context { ids, source: source.ids }, scores);
+        }
+        // A list of the best so far; once it is long, it is cut, and what could not get in is passed over.
+        let mut least = f32::NEG_INFINITY;
+        for (id, x) in scores.iter().enumerate() {
+            let candidate = Candidate { score: x + score, beam, id: id as u32 };
+            if candidate.score >= least || candidate.score.is_nan() || candidates.len() < keep {
+                candidates.push(candidate);
+                if candidates.len() >= 2 * keep + 64 {
+                    candidates.sort_unstable_by(order);
+                    candidates.truncate(keep);
+                    least = candidates.last().map_or(least, |c| c.score);
+                }
+            }
+        }
+    }
+    candidates.sort_unstable_by(order);
+    candidates.truncate(keep);
+}
+
+impl Source<'_> {
+    /// Finishes the candidates that end, and makes the running beams of the next step.
+    fn advance(&mut self, search: &mut Search<'_>, candidates: &[Candidate], generated: usize) {
+        let settings = search.settings;
+        let beams = settings.num_beams;
+        let at_limit = generated >= settings.max_new_tokens;
+        let ends = |c: &Candidate| settings.eos.contains(&c.id) || at_limit;
+        let penalty = (generated as f64).powf(settings.length_penalty) as f32;
+        let full = self.finished.len() == beams && settings.early_stopping == EarlyStopping::Yes;
+        for c in candidates.iter().take(beams).filter(|c| ends(c) && !full) {
+            let ids = self.running[c.beam].ids[1..].iter().copied().chain([c.id]).collect();
+            let finish = if settings.eos.contains(&c.id) { Finish::Eos } else { Finish::Length };
+            let score = c.score / penalty;
+            let place = self.finished.partition_point(|f| f.score.is_some_and(|s| s >= score));
+            self.finished.insert(place, Found { ids, score: Some(score), finish });
+            self.finished.truncate(beams);
+        }
+        if at_limit {
+            return;
+        }
+        // The first child of a beam goes on with its cache; the others copy it into those that nobody goes on with.
+        let next: Vec<&Candidate> = candidates.iter().filter(|c| !ends(c)).take(beams).collect();
+        let mut free: Vec<usize> = (0..self.running.len())
+            .filter(|b| next.iter().all(|c| c.beam != *b))
+            .map(|b| self.running[b].cache)
+            .collect();
+        let mut taken = vec![false; self.running.len()];
+        let running = next
+            .iter()
+            .map(|c| {
+                let parent = &self.running[c.beam];
+                let cache = match std::mem::replace(&mut taken[c.beam], true) {
+                    false => parent.cache,
+                    true => {
+                        let copy = free.pop().unwrap_or(parent.cache);
+                        search.copy_cache(parent.cache, copy);
+                        copy
+                    }
+                };
+                Beam { ids: parent.ids.iter().copied().chain([c.id]).collect(), score: c.score, cache }
+            })
+            .collect();
+        self.running = running;
+    }
+
+    /// Whether a running beam can still get among the finished ones.
+    fn can_improve(&self, search: &Search<'_>, generated: usize) -> bool {
+        let settings = search.settings;
+        if self.running.is_empty() {
+            return false;
+        }
+        if self.finished.len() < settings.num_beams {
+            return true;
+        }
+        let length = match settings.early_stopping {
+            EarlyStopping::Yes => return false,
+            EarlyStopping::Never if settings.length_penalty > 0.0 => settings.max_new_tokens,
+            _ => generated,
+        };
+        let best = self.running[0].score / (length as f64).powf(settings.length_penalty) as f32;
+        let worst = self.finished.last().and_then(|f| f.score).unwrap_or(f32::NEG_INFINITY);
+        best > worst
+    }
+}

@@ -1,0 +1,75 @@
+//! Greedy search: the best token, step by step; the first of equals.
+
+use super::processors::Context;
+use super::{Finish, Found, Search};
+use crate::decoder::Feed;
+use crate::error::Result;
+
+struct Row<'a> {
+    /// The start token and what was generated.
+    ids: Vec<u32>,
+    source: &'a [u32],
+    /// Its place among the sources, and of its cache.
+    index: usize,
+}
+
+/// Generates one sequence for each source. The sources' cross-attention is in place.
+pub(crate) fn greedy(search: &mut Search<'_>, sources: &[&[u32]]) -> Result<Vec<Vec<Found>>> {
+    let settings = search.settings;
+    search.begin(sources.len());
+    let mut found: Vec<Vec<Found>> = sources.iter().map(|_| Vec::new()).collect();
+    let mut rows: Vec<Row<'_>> = Vec::with_capacity(sources.len());
+    for (index, source) in sources.iter().enumerate() {
+        let mut ids = Vec::with_capacity(settings.max_new_tokens.min(super::RESERVE) + 1);
+        ids.push(settings.start);
+        rows.push(Row { ids, source, index });
+    }
+    while !rows.is_empty() {
+        search.feed(rows.iter().map(|row| (row.index, row.index, *row.ids.last().unwrap_or(&settings.start))));
+        let mut at = 0;
+        let mut logits = search.logits()?;
+        // Finished rows leave the batch; the others keep their order.
+        rows.retain_mut(|row| {
+            let scores = logits.row(at);
+            at += 1;
+            for processor in &settings.processors {
+                processor.process(&Context { ids: &row.ids, source: row.source }, scores);
+            }
+            let id = first_max(scores);
+            row.ids.push(id);
+            let finish = match settings.eos.contains(&id) {
+                true => Finish::Eos,
+                false if row.ids.len() > settings.max_new_tokens => Finish::Length,
+                false => return true,
+            };
+            let ids = row.ids.split_off(1);
+            found[row.index].push(Found { ids, score: None, finish });
+            false
+        });
+    }
+    Ok(found)
+}
+
+/// The index of the largest score, the first of equals; 0 where none is a number.
+pub(crate) fn first_max(scores: &[f32]) -> u32 {
+    let mut best = 0;
+    for (i, score) in scores.iter().enumerate() {
+        if *score > scores[best] || scores[best].is_nan() && !score.is_nan() {
+            best = i;
+        }
+    }
+    best as u32
+}
+
+impl Search<'_> {
+    /// Names the tokens of the next step: (cache, source, id), one a sequence.
+    pub(crate) fn feed(&mut self, tokens: impl Iterator<Item = (usize, usize, u32)>) {
+        let state = &mut *self.state;
+        state.feeds.clear();
+        state.ids.clear();
+        for (row, (cache, source, id)) in tokens.enumerate() {
+            state.feeds.push(Feed { cache, source, rows: row..row + 1 });
+            state.ids.push(id);
+        }
+    }
+}

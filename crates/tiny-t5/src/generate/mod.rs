@@ -1,0 +1,196 @@
+//! From sources to sequences: encode, cross K/V once, then a search over the decoder. One file a strategy.
+
+mod beam;
+mod greedy;
+mod processors;
+mod settings;
+
+pub(crate) use greedy::first_max;
+pub(crate) use settings::Settings;
+
+use crate::decoder::{self, DecoderState, Feed};
+use crate::encoder::{self, EncoderState};
+use crate::error::Result;
+use crate::lm_head::LmHead;
+use crate::model::Model;
+use crate::stack::{Exec, Scratch, Stack};
+use std::time::Instant;
+use tiny_t5_kernels::padded;
+
+/// Positions for which memory is taken before the first step; longer texts grow it.
+pub(crate) const RESERVE: usize = 512;
+/// Sequences that are decoded together: beyond it the weights are read often enough.
+const MAX_ROWS: usize = 64;
+/// Source tokens that are encoded together: their buffers stay in the cache.
+const MAX_TOKENS: usize = 4096;
+
+/// Why a sequence ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Finish {
+    /// With an end token.
+    Eos,
+    /// At the limit of new tokens.
+    Length,
+    /// The caller stopped it.
+    Stopped,
+}
+
+/// A sequence that a search found.
+pub(crate) struct Found {
+    /// The generated ids, up to and including the first end token.
+    pub(crate) ids: Vec<u32>,
+    /// The beam's log-probability, divided by its length to the power of length_penalty.
+    pub(crate) score: Option<f32>,
+    pub(crate) finish: Finish,
+}
+
+/// Where the time of a call went, in milliseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Timings {
+    /// Loading the model, once.
+    pub load_ms: f64,
+    /// The encoder.
+    pub encode_ms: f64,
+    /// Cross-attention's keys and values.
+    pub cross_ms: f64,
+    /// The decoder's blocks, all steps.
+    pub layers_ms: f64,
+    /// Hidden states to logits, all steps.
+    pub head_ms: f64,
+    /// All after the encoder: cross K/V, blocks, head, search.
+    pub decode_ms: f64,
+    /// Tokens generated, over all sequences returned.
+    pub new_tokens: usize,
+}
+
+/// The buffers of a session: all that a call needs beside the model.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) scratch: Scratch,
+    pub(crate) encoder: EncoderState,
+    pub(crate) decoder: DecoderState,
+    logits: Vec<f32>,
+    feeds: Vec<Feed>,
+    ids: Vec<u32>,
+}
+
+/// A search at work.
+pub(crate) struct Search<'a> {
+    model: &'a Model,
+    decoder: &'a Stack,
+    head: &'a LmHead,
+    exec: Exec<'a>,
+    settings: &'a Settings,
+    state: &'a mut State,
+    timings: Timings,
+}
+
+/// The sequences of one source.
+pub(crate) struct Answer {
+    pub(crate) found: Vec<Found>,
+    pub(crate) timings: Timings,
+}
+
+/// Generates for sources of any lengths; answers in the order of the sources, each the same as alone.
+pub(crate) fn generate(
+    (model, decoder, head): (&Model, &Stack, &LmHead),
+    exec: Exec<'_>,
+    state: &mut State,
+    settings: &Settings,
+    sources: &[&[u32]],
+) -> Result<Vec<Answer>> {
+    // Sources of like length go together.
+    let mut order: Vec<usize> = (0..sources.len()).collect();
+    order.sort_by_key(|i| sources[*i].len());
+    let mut answers: Vec<Option<Answer>> = sources.iter().map(|_| None).collect();
+    let mut rest = &order[..];
+    while !rest.is_empty() {
+        let most = (MAX_ROWS / settings.num_beams).max(1);
+        let mut tokens = 0;
+        let fits = rest.iter().take(most).take_while(|i| {
+            tokens += sources[**i].len();
+            tokens <= MAX_TOKENS
+        });
+        let (group, after) = rest.split_at(fits.count().max(1));
+        rest = after;
+        let batch: Vec<&[u32]> = group.iter().map(|i| sources[*i]).collect();
+        let mut search = Search { model, decoder, head, exec, settings, state, timings: Timings::default() };
+        for (found, i) in search.run(&batch)?.into_iter().zip(group) {
+            let new_tokens = found.iter().map(|f| f.ids.len()).sum();
+            answers[*i] = Some(Answer { found, timings: Timings { new_tokens, ..search.timings } });
+        }
+    }
+    Ok(answers.into_iter().flatten().collect())
+}
+
+impl Search<'_> {
+    fn run(&mut self, sources: &[&[u32]]) -> Result<Vec<Vec<Found>>> {
+        let start = Instant::now();
+        self.attend_to(sources);
+        let found = match self.settings.num_beams {
+            1 => greedy::greedy(self, sources),
+            _ => beam::beam(self, sources),
+        };
+        self.timings.decode_ms = ms(start) - self.timings.encode_ms;
+        found
+    }
+
+    /// Encodes the sources and puts their cross-attention in place.
+    fn attend_to(&mut self, sources: &[&[u32]]) {
+        let State { scratch, encoder, decoder, .. } = &mut *self.state;
+        let start = Instant::now();
+        encoder::encode(self.model, self.exec, scratch, encoder, sources);
+        self.timings.encode_ms = ms(start);
+        let lens = sources.iter().map(|s| s.len());
+        decoder::attend_to(self.model, self.exec, scratch, decoder, &encoder.hidden, lens, self.decoder);
+        self.timings.cross_ms = ms(start) - self.timings.encode_ms;
+    }
+
+    /// Empties the caches of `count` sequences.
+    fn begin(&mut self, count: usize) {
+        let len = self.settings.max_new_tokens.min(RESERVE);
+        decoder::begin(self.model, &mut self.state.decoder, self.decoder, count, len);
+    }
+
+    /// Decodes what was fed; the logits of its rows.
+    fn logits(&mut self) -> Result<Logits<'_>> {
+        let State { scratch, decoder, logits, feeds, ids, .. } = &mut *self.state;
+        let start = Instant::now();
+        decoder::decode(self.model, self.exec, scratch, decoder, self.decoder, feeds, ids);
+        let layers = ms(start);
+        self.head.logits(self.model, self.exec, &decoder.hidden, ids.len(), logits)?;
+        self.timings.layers_ms += layers;
+        self.timings.head_ms += ms(start) - layers;
+        Ok(self.last_logits())
+    }
+
+    /// The logits of the last step.
+    fn last_logits(&mut self) -> Logits<'_> {
+        Logits { logits: &mut self.state.logits, vocab_size: self.model.config().vocab_size }
+    }
+
+    fn copy_cache(&mut self, from: usize, to: usize) {
+        let caches = &mut self.state.decoder.caches;
+        let mut copy = std::mem::take(&mut caches[to]);
+        copy.copy_from(&caches[from]);
+        caches[to] = copy;
+    }
+}
+
+/// Logits [rows, vocab_size], in rows of padded length.
+struct Logits<'a> {
+    logits: &'a mut [f32],
+    vocab_size: usize,
+}
+
+impl Logits<'_> {
+    fn row(&mut self, row: usize) -> &mut [f32] {
+        &mut self.logits[row * padded(self.vocab_size)..][..self.vocab_size]
+    }
+}
+
+fn ms(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1e3
+}

@@ -1,0 +1,60 @@
+//! Filling gaps: what pretrained checkpoints do before any fine-tuning.
+
+use crate::error::{Error, Result};
+use crate::options::Generate;
+use crate::t5::{Source, T5};
+
+/// A text whose gaps are filled.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Infilled {
+    /// The source with each sentinel replaced by its span.
+    pub text: String,
+    /// The text of each gap, in the order of the sentinels; empty where the model gave none.
+    pub spans: Vec<String>,
+    /// What the model generated: sentinels, each followed by its span.
+    pub ids: Vec<u32>,
+}
+
+impl T5 {
+    /// Fills the gaps `<extra_id_0>`, `<extra_id_1>`, ... of a text.
+    ///
+    /// # Errors
+    /// As [`T5::generate`]; and where the text has no gap, or the tokenizer no sentinels.
+    pub fn infill(&self, text: &str, options: &Generate) -> Result<Infilled> {
+        let tokenizer = self.need_tokenizer()?;
+        let sentinels: Vec<u32> = (0..).map_while(|i| tokenizer.sentinel(i)).collect();
+        let source = self.ids_of("source", Source::Text(text))?;
+        let gap = |id: &u32| sentinels.iter().position(|s| s == id);
+        let gaps = source.iter().filter_map(gap).max().map_or(0, |last| last + 1);
+        if gaps == 0 {
+            return Err(Error::input("source", "no gap", "a text with <extra_id_0>, <extra_id_1>, ..."));
+        }
+        let generated = self.generate(&source, options)?;
+        let ids = generated.sequences.into_iter().next().map(|s| s.ids).unwrap_or_default();
+        // Each sentinel begins its span; what stands before the first belongs to none.
+        let mut spans: Vec<Vec<u32>> = vec![Vec::new(); gaps];
+        let mut current = None;
+        for id in &ids {
+            match gap(id) {
+                Some(i) => current = Some(i),
+                None if !tokenizer.is_special(*id) => {
+                    if let Some(span) = current.and_then(|i: usize| spans.get_mut(i)) {
+                        span.push(*id);
+                    }
+                }
+                None => {}
+            }
+        }
+        let filled: Vec<u32> = source
+            .iter()
+            .flat_map(|id| match gap(id) {
+                Some(i) => spans[i].clone(),
+                None => vec![*id],
+            })
+            .collect();
+        let text = tokenizer.decode(&filled, true)?;
+        let spans = spans.iter().map(|ids| tokenizer.decode(ids, true)).collect::<Result<_, _>>()?;
+        Ok(Infilled { text, spans, ids })
+    }
+}

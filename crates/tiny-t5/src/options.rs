@@ -1,0 +1,275 @@
+//! Options: how a model is loaded, and how text is generated. Names, meanings and defaults are transformers'.
+
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// How wide weights are kept. Computing is in f32 always.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Dtype {
+    /// Exact: the checkpoint's own precision.
+    #[default]
+    Auto,
+    /// Exact, as `Auto`: f32 weights that are all bf16 or f16 numbers are kept at 2 bytes, which changes no bit.
+    F32,
+    /// Weights rounded to bfloat16.
+    Bf16,
+    /// Weights rounded to f16, but for matrices with numbers that f16 does not reach.
+    F16,
+}
+
+/// How a model is loaded.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Load {
+    /// How wide weights are kept.
+    pub dtype: Dtype,
+    /// Threads of a call; the processors that this process may use, where absent.
+    pub threads: Option<usize>,
+    /// Tokens that a source may have, its end token included; 16384 where absent.
+    pub max_source_tokens: Option<usize>,
+}
+
+/// A value that JSON writes alone or as a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    /// One id.
+    One(u32),
+    /// Several.
+    Many(Vec<u32>),
+}
+
+impl OneOrMany {
+    /// The ids.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u32] {
+        match self {
+            OneOrMany::One(id) => std::slice::from_ref(id),
+            OneOrMany::Many(ids) => ids,
+        }
+    }
+}
+
+impl From<u32> for OneOrMany {
+    fn from(id: u32) -> Self {
+        OneOrMany::One(id)
+    }
+}
+
+impl From<Vec<u32>> for OneOrMany {
+    fn from(ids: Vec<u32>) -> Self {
+        OneOrMany::Many(ids)
+    }
+}
+
+/// When beam search stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Value", into = "Value")]
+pub enum EarlyStopping {
+    /// When the best running beam, at its present length, cannot beat the worst finished one: `false`.
+    Heuristic,
+    /// As soon as there are `num_beams` finished ones: `true`.
+    Yes,
+    /// When no running beam can beat the worst finished one at any length: `"never"`.
+    Never,
+}
+
+impl TryFrom<Value> for EarlyStopping {
+    type Error = &'static str;
+    fn try_from(value: Value) -> Result<Self, Self::Error> {
+        match value {
+            Value::Bool(false) => Ok(EarlyStopping::Heuristic),
+            Value::Bool(true) => Ok(EarlyStopping::Yes),
+            Value::String(s) if s == "never" => Ok(EarlyStopping::Never),
+            _ => Err("expected true, false or \"never\""),
+        }
+    }
+}
+
+impl From<EarlyStopping> for Value {
+    fn from(e: EarlyStopping) -> Value {
+        match e {
+            EarlyStopping::Heuristic => Value::Bool(false),
+            EarlyStopping::Yes => Value::Bool(true),
+            EarlyStopping::Never => Value::from("never"),
+        }
+    }
+}
+
+macro_rules! generate_options {
+    ($( $(#[doc = $doc:literal])+ $name:ident: $type:ty, )*) => {
+        /// How text is generated: transformers' `generate()` options, by its names.
+        ///
+        /// What is left out (`None`) comes from the checkpoint's generation_config.json, or where there is none from the generation keys in
+        /// its config.json, and then from transformers' defaults.
+        ///
+        /// ```
+        /// use tiny_t5::Generate;
+        /// let options = Generate { num_beams: Some(4), max_new_tokens: Some(64), ..Generate::default() };
+        /// ```
+        #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+        pub struct Generate {
+            $( $(#[doc = $doc])+ #[serde(skip_serializing_if = "Option::is_none")] pub $name: Option<$type>, )*
+        }
+
+        impl Generate {
+            /// Name and meaning of every option.
+            pub const OPTIONS: &'static [(&'static str, &'static str)] = &[
+                $( (stringify!($name), concat!($($doc),+)), )*
+            ];
+
+            /// These options, and those of `base` where these say nothing.
+            #[must_use]
+            pub fn or(&self, base: &Generate) -> Generate {
+                Generate { $( $name: self.$name.clone().or_else(|| base.$name.clone()), )* }
+            }
+        }
+    };
+}
+
+generate_options! {
+    /// Most tokens to generate, the end token included; 20 where neither this nor max_length is given.
+    max_new_tokens: usize,
+    /// Most tokens of the decoder, the start token included; max_new_tokens goes before it.
+    max_length: usize,
+    /// Fewest tokens to generate before the end token.
+    min_new_tokens: usize,
+    /// Fewest tokens of the decoder, the start token included; min_new_tokens goes before it.
+    min_length: usize,
+    /// Beams of the search; 1 is greedy.
+    num_beams: usize,
+    /// Exponent of the length by which a finished beam's log-probability is divided.
+    length_penalty: f64,
+    /// When beam search stops: true, false or never.
+    early_stopping: EarlyStopping,
+    /// Sequences to return for each source, best first.
+    num_return_sequences: usize,
+    /// Above 1: tokens that stand in the output already become less likely.
+    repetition_penalty: f64,
+    /// Above 1: tokens that do not stand in the source become less likely.
+    encoder_repetition_penalty: f64,
+    /// No n tokens in a row occur twice in the output; 0 for no such rule.
+    no_repeat_ngram_size: usize,
+    /// No n tokens in a row of the source occur in the output; 0 for no such rule.
+    encoder_no_repeat_ngram_size: usize,
+    /// Sequences of ids that must not occur.
+    bad_words_ids: Vec<Vec<u32>>,
+    /// Pairs of a sequence of ids and a number that is added to the score of its last id.
+    sequence_bias: Vec<(Vec<u32>, f32)>,
+    /// The id of the first token.
+    forced_bos_token_id: u32,
+    /// The id, or ids, of the last token where the length limit is reached.
+    forced_eos_token_id: OneOrMany,
+    /// From start tokens on, the end token's score grows by this factor a token: start and factor.
+    exponential_decay_length_penalty: (usize, f64),
+    /// Ids that are never generated.
+    suppress_tokens: Vec<u32>,
+    /// Ids that are not generated first.
+    begin_suppress_tokens: Vec<u32>,
+    /// Scores that are not finite become finite: NaN 0, infinities the largest numbers.
+    remove_invalid_values: bool,
+    /// Scores are normalised again after all processors.
+    renormalize_logits: bool,
+    /// Draw tokens by their probability instead of taking the best.
+    do_sample: bool,
+    /// Divides the scores before sampling.
+    temperature: f64,
+    /// Sample from the k best tokens only; 0 for all.
+    top_k: usize,
+    /// Sample from the best tokens that together have this probability.
+    top_p: f64,
+    /// Sample from tokens with at least this share of the best one's probability.
+    min_p: f64,
+    /// Sample from tokens whose surprise is near the expected one, up to this probability.
+    typical_p: f64,
+    /// Sample from tokens of at least this probability.
+    epsilon_cutoff: f64,
+    /// As epsilon_cutoff, with a bound that falls with the entropy.
+    eta_cutoff: f64,
+    /// Seed of the sampling.
+    seed: u64,
+    /// The id, or ids, that end a sequence.
+    eos_token_id: OneOrMany,
+    /// The id that fills up a batch: nothing here needs it.
+    pad_token_id: u32,
+    /// The id that the decoder starts with.
+    decoder_start_token_id: u32,
+    /// The start id where decoder_start_token_id is absent.
+    bos_token_id: u32,
+}
+
+/// Keys of generation_config.json that cannot change the ids.
+const HARMLESS: &[&str] = &[
+    "_from_model_config", "assistant_confidence_threshold", "assistant_early_exit", "assistant_lookbehind", "cache_config",
+    "cache_implementation", "compile_config", "disable_compile", "is_assistant", "low_memory", "max_matching_ngram_size",
+    "num_assistant_tokens", "num_assistant_tokens_schedule", "output_attentions", "output_hidden_states", "output_logits",
+    "output_scores", "prefill_chunk_size", "prompt_lookup_num_tokens", "return_dict_in_generate", "return_legacy_cache",
+    "target_lookbehind", "transformers_version", "use_cache",
+];
+
+/// Keys that would change the ids and are not computed here, with the values that leave the ids as they are.
+fn changes_ids(key: &str, value: &Value) -> bool {
+    let is = |x: f64| value.as_f64() == Some(x);
+    match key {
+        "num_beam_groups" => !is(1.0),
+        "diversity_penalty" => !is(0.0),
+        "guidance_scale" => !is(1.0),
+        "token_healing" => value != &Value::Bool(false),
+        "penalty_alpha" | "dola_layers" | "constraints" | "force_words_ids" | "watermarking_config" | "stop_strings"
+        | "max_time" | "top_h" | "custom_generate" => true,
+        _ => false,
+    }
+}
+
+impl Generate {
+    /// Sets one option by its name, from JSON.
+    ///
+    /// # Errors
+    /// [`Error::Option`] where the name is none of [`Generate::OPTIONS`], or the value is not of its type.
+    pub fn set(&mut self, name: &str, value: &Value) -> Result<()> {
+        if !Self::OPTIONS.iter().any(|(option, _)| *option == name) {
+            return Err(Error::option(name, value, "an option of generate"));
+        }
+        let one = Value::Object(Map::from_iter([(name.to_owned(), value.clone())]));
+        let set: Generate = serde_json::from_value(one).map_err(|e| Error::option(name, value, e))?;
+        *self = set.or(self);
+        Ok(())
+    }
+
+    /// The options of a generation_config.json, with a note for each key that is ignored.
+    pub(crate) fn from_generation_config(text: &str) -> Result<(Generate, Vec<String>)> {
+        let keys: Map<String, Value> = serde_json::from_str(text)
+            .map_err(|e| Error::option("generation_config.json", e, "an object of generation options"))?;
+        Self::from_keys("generation_config.json", &keys, true)
+    }
+
+    /// The generation options among the keys of a config.json, as many old fine-tunes have them.
+    pub(crate) fn from_config(keys: &Map<String, Value>) -> Result<(Generate, Vec<String>)> {
+        Self::from_keys("config.json", keys, false)
+    }
+
+    fn from_keys(file: &str, keys: &Map<String, Value>, strangers: bool) -> Result<(Generate, Vec<String>)> {
+        let (mut options, mut notes) = (Generate::default(), Vec::new());
+        for (key, value) in keys.iter().filter(|(_, value)| !value.is_null()) {
+            let in_file = |e| match e {
+                Error::Option { option, found, expected } => {
+                    Error::Option { option: format!("{file}: {option}"), found, expected }
+                }
+                e => e,
+            };
+            if Self::OPTIONS.iter().any(|(option, _)| option == key) {
+                options.set(key, value).map_err(in_file)?;
+            } else if changes_ids(key, value) {
+                return Err(in_file(Error::option(key, value, "absent: it would change the ids and is not supported")));
+            } else if strangers && !HARMLESS.contains(&key.as_str()) && !NEUTRAL.contains(&key.as_str()) {
+                notes.push(format!("{file}: {key} is ignored"));
+            }
+        }
+        Ok((options, notes))
+    }
+}
+
+/// Keys that `changes_ids` knows: with the values that they have here they are no news.
+const NEUTRAL: &[&str] = &["num_beam_groups", "diversity_penalty", "guidance_scale", "token_healing"];

@@ -1,0 +1,76 @@
+//! What the model thinks of a given target: its logits and log-probabilities.
+
+use crate::error::Result;
+use crate::t5::{Source, T5};
+use tiny_t5_kernels::{log_sum_exp, padded};
+
+/// How likely a target is.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Score {
+    /// The target's ids.
+    pub target_ids: Vec<u32>,
+    /// The mean negative log-likelihood of the ids: transformers' `loss` with them as labels.
+    pub loss: f32,
+    /// The natural logarithm of each id's probability, given the source and the ids before it.
+    pub token_logprobs: Vec<f32>,
+}
+
+/// Logits [positions, vocab_size], row-major.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Logits {
+    /// The numbers.
+    pub values: Vec<f32>,
+    /// Columns.
+    pub vocab_size: usize,
+}
+
+impl T5 {
+    /// How likely `target` is, given `source`. A target text gets the end token that the tokenizer appends; ids are taken as
+    /// they are.
+    ///
+    /// # Errors
+    /// Where the source or the target is not valid, or the checkpoint is not for conditional generation.
+    pub fn score<'a>(&self, source: impl Into<Source<'a>>, target: impl Into<Source<'a>>) -> Result<Score> {
+        let target_ids = self.ids_of("target", target.into())?;
+        let isa = self.isa_value();
+        let mut token_logprobs = Vec::with_capacity(target_ids.len());
+        let mut targets = target_ids.iter();
+        self.forced("score", source.into(), &target_ids, |row| {
+            if let Some(id) = targets.next() {
+                token_logprobs.push(row[*id as usize] - log_sum_exp(isa, row));
+            }
+        })?;
+        let loss = -token_logprobs.iter().sum::<f32>() / target_ids.len() as f32;
+        Ok(Score { target_ids, loss, token_logprobs })
+    }
+
+    /// The logits of every position where the decoder is given `target`: row i is of the position that should yield target
+    /// id i. Before the output matrix the decoder's states are scaled as transformers does.
+    ///
+    /// # Errors
+    /// As [`T5::score`].
+    pub fn logits<'a>(&self, source: impl Into<Source<'a>>, target: impl Into<Source<'a>>) -> Result<Logits> {
+        let target_ids = self.ids_of("target", target.into())?;
+        let mut values = Vec::new();
+        self.forced("logits", source.into(), &target_ids, |row| values.extend_from_slice(row))?;
+        Ok(Logits { values, vocab_size: self.config().vocab_size })
+    }
+
+    fn forced(&self, call: &'static str, source: Source<'_>, target: &[u32], mut each: impl FnMut(&[f32])) -> Result<()> {
+        let (decoder, head) = self.generator(call)?;
+        let source = self.ids_of("source", source)?;
+        let start = self.generation_defaults().decoder_start_token_id.unwrap_or(self.config().decoder_start_token_id);
+        let decoder_ids: Vec<u32> = std::iter::once(start).chain(target[..target.len() - 1].iter().copied()).collect();
+        let vocab_size = self.config().vocab_size;
+        self.with_state(|exec, state| {
+            let mut logits = Vec::new();
+            self.decoder_states(decoder, exec, state, &source, &decoder_ids, |hidden, rows| {
+                let logits = head.logits(self.model(), exec, hidden, rows, &mut logits)?;
+                logits.chunks_exact(padded(vocab_size)).for_each(|row| each(&row[..vocab_size]));
+                Ok(())
+            })
+        })
+    }
+}

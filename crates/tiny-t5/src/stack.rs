@@ -1,0 +1,175 @@
+//! What the encoder and the decoder share: blocks, norms, the feed-forward layer, scratch.
+
+use crate::relative_bias::RelativeBias;
+use crate::weights::{Heads, Matrix, Packed};
+use tiny_t5_kernels::{Activation, Epilogue, Isa, Panels, Product, Team, activate_rows, gate_rows, matmul, padded, rms_norm};
+
+/// The encoder's or the decoder's weights.
+#[derive(Debug)]
+pub(crate) struct Stack {
+    pub(crate) blocks: Vec<Block>,
+    /// `final_layer_norm.weight` [d_model]
+    pub(crate) final_norm: Vec<f32>,
+}
+
+/// One block: self-attention, in the decoder cross-attention, feed-forward; each behind a norm and beside a residual.
+#[derive(Debug)]
+pub(crate) struct Block {
+    /// `layer.0.layer_norm.weight` [d_model]
+    pub(crate) attention_norm: Vec<f32>,
+    /// q, k and v of `layer.0.SelfAttention` as one: [3 * inner, d_model]
+    pub(crate) qkv: Matrix,
+    /// `layer.0.SelfAttention.o` [d_model, inner]
+    pub(crate) o: Matrix,
+    /// `layer.0.SelfAttention.relative_attention_bias.weight` [num_buckets, num_heads]: in block 0, in UMT5 in every block
+    pub(crate) bias: Option<Vec<f32>>,
+    pub(crate) cross: Option<CrossAttention>,
+    pub(crate) feed_forward: FeedForward,
+}
+
+/// `layer.1.EncDecAttention` of the decoder's blocks.
+#[derive(Debug)]
+pub(crate) struct CrossAttention {
+    /// `layer.1.layer_norm.weight` [d_model]
+    pub(crate) norm: Vec<f32>,
+    /// [inner, d_model]
+    pub(crate) q: Matrix,
+    /// k and v as one: [2 * inner, d_model]
+    pub(crate) kv: Matrix,
+    /// [d_model, inner]
+    pub(crate) o: Matrix,
+}
+
+/// `DenseReluDense` of a block's last layer.
+#[derive(Debug)]
+pub(crate) struct FeedForward {
+    /// `layer_norm.weight` [d_model]
+    pub(crate) norm: Vec<f32>,
+    /// `wi` [d_ff, d_model]; where gated `wi_0` and `wi_1` one under the other: [2 * padded(d_ff), d_model]
+    pub(crate) wi: Matrix,
+    /// [d_model, d_ff]
+    pub(crate) wo: Matrix,
+    pub(crate) gated: bool,
+    pub(crate) activation: Activation,
+}
+
+/// The shape of a stack's computation.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
+    pub(crate) d_model: usize,
+    pub(crate) heads: Heads,
+    pub(crate) epsilon: f32,
+    pub(crate) max_distance: usize,
+}
+
+impl Shape {
+    /// Row stride of the residual stream.
+    pub(crate) fn stride(self) -> usize {
+        padded(self.d_model)
+    }
+
+    pub(crate) fn kernel_heads(self) -> tiny_t5_kernels::Heads {
+        tiny_t5_kernels::Heads { heads: self.heads.heads, d_kv: self.heads.d_kv }
+    }
+}
+
+/// What computes: an instruction set and the threads of a call.
+#[derive(Clone, Copy)]
+pub(crate) struct Exec<'a> {
+    pub(crate) isa: Isa,
+    pub(crate) team: &'a Team,
+}
+
+impl Exec<'_> {
+    /// out = a w, for `m` rows; rows of `a` and `out` are as long as the weights ask for, padded.
+    pub(crate) fn product(self, a: &[f32], m: usize, w: Panels<'_>, epilogue: Epilogue, out: &mut [f32]) {
+        let product = Product { a, lda: padded(w.k()), m, w, epilogue };
+        matmul(self.isa, self.team, product, out, padded(w.n()));
+    }
+
+    pub(crate) fn norm(self, shape: Shape, x: &[f32], weight: &[f32], out: &mut [f32]) {
+        rms_norm(self.isa, self.team, x, weight, shape.d_model, shape.epsilon, out);
+    }
+}
+
+/// Buffers of a call, kept for the next one.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    /// The residual stream [rows, stride].
+    pub(crate) x: Vec<f32>,
+    /// Behind a norm [rows, stride].
+    pub(crate) normed: Vec<f32>,
+    /// Projections [rows, up to 3 * inner].
+    pub(crate) projected: Vec<f32>,
+    /// Attention's output [rows, inner].
+    pub(crate) attended: Vec<f32>,
+    /// Inside the feed-forward layer.
+    hidden: Vec<f32>,
+    gated: Vec<f32>,
+    /// Attention scores, a buffer a thread.
+    pub(crate) scores: Vec<Vec<f32>>,
+}
+
+impl Scratch {
+    /// Scores for every thread of a team.
+    pub(crate) fn for_team(&mut self, team: &Team) {
+        if self.scores.len() < team.threads() {
+            self.scores.resize_with(team.threads(), Vec::new);
+        }
+    }
+}
+
+/// The first `len` floats of a buffer that grows where it must.
+pub(crate) fn room(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+    &mut buffer[..len]
+}
+
+impl FeedForward {
+    /// x += wo(act(wi norm(x))), or wo(act(wi_0 norm(x)) * wi_1 norm(x)) where gated.
+    pub(crate) fn add(&self, exec: Exec<'_>, shape: Shape, packed: &Packed, scratch: &mut Scratch, rows: usize) {
+        let Scratch { x, normed, hidden, gated, .. } = scratch;
+        let (x, normed) = (&mut x[..rows * shape.stride()], room(normed, rows * shape.stride()));
+        exec.norm(shape, x, &self.norm, normed);
+        let (wi, wo) = (packed.panels(&self.wi), packed.panels(&self.wo));
+        let width = padded(wo.k());
+        let hidden = room(hidden, rows * padded(wi.n()));
+        let active = if self.gated {
+            exec.product(normed, rows, wi, Epilogue::Store, hidden);
+            let gated = room(gated, rows * width);
+            gate_rows(exec.isa, exec.team, self.activation, hidden, width, gated);
+            gated
+        } else if self.activation == Activation::Relu {
+            exec.product(normed, rows, wi, Epilogue::Relu, hidden);
+            hidden
+        } else {
+            exec.product(normed, rows, wi, Epilogue::Store, hidden);
+            activate_rows(exec.isa, exec.team, self.activation, hidden);
+            hidden
+        };
+        exec.product(active, rows, wo, Epilogue::Add, x);
+    }
+}
+
+/// The bias tables of a stack: one for all blocks, in UMT5 one a block. Built once, and again for a longer text.
+#[derive(Debug, Default)]
+pub(crate) struct BiasTables(Vec<RelativeBias>);
+
+impl BiasTables {
+    /// Makes the tables cover `len` positions.
+    pub(crate) fn cover(&mut self, stack: &Stack, shape: Shape, bidirectional: bool, len: usize) {
+        if self.0.first().is_none_or(|table| table.max_len() < len) {
+            let max_len = len.next_power_of_two().max(128);
+            let heads = shape.heads.heads;
+            let table = |w: &Vec<f32>| RelativeBias::new(w, heads, bidirectional, shape.max_distance, max_len);
+            self.0 = stack.blocks.iter().filter_map(|b| b.bias.as_ref()).map(table).collect();
+        }
+    }
+
+    /// The table of a block.
+    pub(crate) fn of(&self, block: usize) -> tiny_t5_kernels::Bias<'_> {
+        self.0.get(block).unwrap_or(&self.0[0]).view()
+    }
+}

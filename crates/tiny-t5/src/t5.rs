@@ -1,0 +1,432 @@
+//! The model as its users see it.
+
+use crate::decoder::DecoderState;
+use crate::error::{Error, Result};
+use crate::generate::{self, Finish, Settings, State, Timings};
+use crate::lm_head::LmHead;
+use crate::model::{Head, Model};
+use crate::options::{Generate, Load};
+use crate::stack::{Exec, Stack};
+use crate::tokenizer::{Hint, Tokenizer};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+use tiny_t5_checkpoint::{Checkpoint, Config, names};
+use tiny_t5_kernels::{Isa, Team};
+
+/// Tokens that a source may have where [`Load::max_source_tokens`] does not say.
+const MAX_SOURCE_TOKENS: usize = 16_384;
+
+/// A loaded T5. One serves any number of threads; a clone is the same model.
+#[derive(Clone)]
+pub struct T5 {
+    inner: Arc<Inner>,
+    threads: usize,
+    isa: Isa,
+}
+
+struct Inner {
+    model: Model,
+    tokenizer: Option<Tokenizer>,
+    defaults: Generate,
+    notes: Vec<String>,
+    load_ms: f64,
+    max_source_tokens: usize,
+    /// Buffers of calls that ended, for those that come.
+    states: Mutex<Vec<State>>,
+}
+
+/// What a call works on: a text, or ids exactly as given.
+#[derive(Debug, Clone, Copy)]
+pub enum Source<'a> {
+    /// A text; the tokenizer appends its end token.
+    Text(&'a str),
+    /// Ids; nothing is appended.
+    Ids(&'a [u32]),
+}
+
+impl<'a> From<&'a str> for Source<'a> {
+    fn from(text: &'a str) -> Self {
+        Source::Text(text)
+    }
+}
+
+impl<'a> From<&'a String> for Source<'a> {
+    fn from(text: &'a String) -> Self {
+        Source::Text(text)
+    }
+}
+
+impl<'a> From<&'a [u32]> for Source<'a> {
+    fn from(ids: &'a [u32]) -> Self {
+        Source::Ids(ids)
+    }
+}
+
+impl<'a> From<&'a Vec<u32>> for Source<'a> {
+    fn from(ids: &'a Vec<u32>) -> Self {
+        Source::Ids(ids)
+    }
+}
+
+impl<'a, const N: usize> From<&'a [u32; N]> for Source<'a> {
+    fn from(ids: &'a [u32; N]) -> Self {
+        Source::Ids(ids)
+    }
+}
+
+/// What was generated from one source.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Generated {
+    /// The source's ids.
+    pub input_ids: Vec<u32>,
+    /// The sequences, best first: `num_return_sequences` of them.
+    pub sequences: Vec<Sequence>,
+    /// Where the time went: of the batch that the source was computed in.
+    pub timings: Timings,
+}
+
+impl Generated {
+    /// The best sequence's text; empty where the checkpoint has no tokenizer.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        self.sequences.first().and_then(|s| s.text.as_deref()).unwrap_or_default()
+    }
+}
+
+/// A generated sequence.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Sequence {
+    /// The generated ids: without the start token, up to and including the first end token.
+    pub ids: Vec<u32>,
+    /// Their text, special tokens left out; none where the checkpoint has no tokenizer.
+    pub text: Option<String>,
+    /// Beam search: the sum of the log-probabilities over length ^ length_penalty.
+    pub score: Option<f32>,
+    /// Why it ended.
+    pub finish: Finish,
+    /// It ended at a limit that nobody asked for: transformers' default of 20 tokens.
+    pub default_limit: bool,
+}
+
+impl T5 {
+    /// Opens a checkpoint folder, or a hub name such as `google/t5-efficient-tiny` whose files are in the local Hugging Face cache.
+    ///
+    /// # Errors
+    /// Where a file, a tensor or a key of config.json is not what it should be; the error names it.
+    pub fn open(folder_or_name: impl AsRef<Path>) -> Result<T5> {
+        T5::open_with(folder_or_name, &Load::default())
+    }
+
+    /// [`T5::open`] with options.
+    ///
+    /// # Errors
+    /// As [`T5::open`].
+    pub fn open_with(folder_or_name: impl AsRef<Path>, load: &Load) -> Result<T5> {
+        let start = Instant::now();
+        let path = folder_or_name.as_ref();
+        let folder = match path.to_str() {
+            Some(name) => names::resolve(name)?,
+            None => path.to_owned(),
+        };
+        let checkpoint = Checkpoint::open(&folder)?;
+        let config = checkpoint.config();
+        let (class, vocab_size) = (config.tokenizer_class.clone(), config.vocab_size);
+        T5::assemble(checkpoint, load, start, move || Ok({
+            let hint = Hint { tokenizer_class: class.as_deref(), vocab_size };
+            Tokenizer::open(&folder, hint)?
+        }))
+    }
+
+    /// A model from memory: the contents of config.json, generation_config.json, model.safetensors and tokenizer.json.
+    ///
+    /// # Errors
+    /// As [`T5::open`].
+    pub fn from_bytes(
+        config: &str,
+        generation_config: Option<&str>,
+        weights: &'static [u8],
+        tokenizer: Option<&'static [u8]>,
+        load: &Load,
+    ) -> Result<T5> {
+        let start = Instant::now();
+        let checkpoint = Checkpoint::from_bytes(config, generation_config, weights)?;
+        T5::assemble(checkpoint, load, start, move || Ok(tokenizer.map(|json| Tokenizer::from_json(json, None)).transpose()?))
+    }
+
+    /// The model compiled into the library: English spelling to IPA.
+    ///
+    /// # Errors
+    /// Where the system gives no memory.
+    #[cfg(feature = "embedded")]
+    pub fn embedded(load: &Load) -> Result<T5> {
+        macro_rules! file {
+            ($include:ident, $name:literal) => {
+                $include!(concat!(env!("CARGO_MANIFEST_DIR"), "/models/g2p-ipa/", $name))
+            };
+        }
+        T5::from_bytes(
+            file!(include_str, "config.json"),
+            Some(file!(include_str, "generation_config.json")),
+            file!(include_bytes, "model.safetensors"),
+            Some(file!(include_bytes, "tokenizer.json")),
+            load,
+        )
+    }
+
+    fn assemble(
+        checkpoint: Checkpoint,
+        load: &Load,
+        start: Instant,
+        open_tokenizer: impl FnOnce() -> Result<Option<Tokenizer>> + Send,
+    ) -> Result<T5> {
+        let isa = Isa::from_env()?;
+        let threads = match load.threads {
+            Some(0) => return Err(Error::option("threads", 0, "at least 1")),
+            Some(threads) => threads,
+            None => std::thread::available_parallelism().map_or(1, usize::from),
+        };
+        let (defaults, mut notes) = match checkpoint.generation_config() {
+            Some(text) => Generate::from_generation_config(text)?,
+            None => Generate::from_config(&checkpoint.config().raw)?,
+        };
+        let pack = |checkpoint| Team::enter(threads, |team| Model::load(checkpoint, isa, team, load.dtype));
+        // Weights and tokenizer side by side.
+        let (model, tokenizer) = match threads {
+            1 => (pack(checkpoint), open_tokenizer()),
+            _ => std::thread::scope(|scope| {
+                let tokenizer = scope.spawn(open_tokenizer);
+                let model = pack(checkpoint);
+                (model, tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            }),
+        };
+        let (model, tokenizer) = (model?, tokenizer?);
+        if let Some(first) = model.unused.first() {
+            let others = match model.unused.len() - 1 {
+                0 => String::new(),
+                n => format!(" and {n} more"),
+            };
+            notes.push(format!("tensors that this model does not use: {first}{others}"));
+        }
+        let inner = Inner {
+            model,
+            tokenizer,
+            defaults,
+            notes,
+            load_ms: start.elapsed().as_secs_f64() * 1e3,
+            max_source_tokens: load.max_source_tokens.unwrap_or(MAX_SOURCE_TOKENS),
+            states: Mutex::new(Vec::new()),
+        };
+        Ok(T5 { inner: Arc::new(inner), threads, isa })
+    }
+
+    /// The same model with another number of threads a call.
+    #[must_use]
+    pub fn with_threads(&self, threads: usize) -> T5 {
+        T5 { threads: threads.max(1), ..self.clone() }
+    }
+
+    /// The same model on another instruction set that this processor has: `portable`, `avx2`, `avx512`.
+    ///
+    /// # Errors
+    /// Where the name is unknown or this processor lacks it.
+    pub fn with_isa(&self, name: &str) -> Result<T5> {
+        let available = Isa::available();
+        match available.iter().find(|isa| isa.name() == name) {
+            Some(isa) => Ok(T5 { isa: *isa, ..self.clone() }),
+            None => {
+                let names: Vec<_> = available.iter().map(|isa| isa.name()).collect();
+                Err(Error::input("instruction set", name, names.join(", ")))
+            }
+        }
+    }
+
+    /// The instruction sets that this processor has, best first.
+    #[must_use]
+    pub fn available_isas() -> Vec<&'static str> {
+        Isa::available().iter().map(|isa| isa.name()).collect()
+    }
+
+    /// The instruction set in use.
+    #[must_use]
+    pub fn isa(&self) -> &'static str {
+        self.isa.name()
+    }
+
+    /// Threads of a call.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// What config.json says.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        self.inner.model.config()
+    }
+
+    /// The tokenizer, if the checkpoint has one.
+    #[must_use]
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.inner.tokenizer.as_ref()
+    }
+
+    /// What the checkpoint itself says about generation: options that a call leaves out.
+    #[must_use]
+    pub fn generation_defaults(&self) -> &Generate {
+        &self.inner.defaults
+    }
+
+    /// What was noticed while loading and does not matter: keys and tensors that nothing uses.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.inner.notes
+    }
+
+    /// Milliseconds that loading took.
+    #[must_use]
+    pub fn load_ms(&self) -> f64 {
+        self.inner.load_ms
+    }
+
+    /// Bytes of packed weights in memory; the embedding stays in its file's mapping.
+    #[must_use]
+    pub fn packed_bytes(&self) -> usize {
+        self.inner.model.packed.bytes()
+    }
+
+    /// Bytes of the weight files.
+    #[must_use]
+    pub fn bytes_on_disk(&self) -> u64 {
+        self.inner.model.checkpoint.bytes_on_disk()
+    }
+
+    /// Generates from one source.
+    ///
+    /// # Errors
+    /// Where an option or the source is not valid, or the checkpoint has no decoder or (for a text) no tokenizer.
+    pub fn generate<'a>(&self, source: impl Into<Source<'a>>, options: &Generate) -> Result<Generated> {
+        let mut all = self.generate_batch(&[source.into()], options)?;
+        Ok(all.pop().expect("one source has one answer"))
+    }
+
+    /// Generates from many sources, of any lengths: the same as one by one, to the bit, and faster. Answers come in the order of the sources.
+    ///
+    /// # Errors
+    /// As [`T5::generate`].
+    pub fn generate_batch(&self, sources: &[Source<'_>], options: &Generate) -> Result<Vec<Generated>> {
+        let (decoder, head) = self.generator("generate")?;
+        let model = &self.inner.model;
+        let settings = Settings::new(options, &self.inner.defaults, model.config())?;
+        let ids = sources.iter().map(|source| self.ids_of("source", *source)).collect::<Result<Vec<_>>>()?;
+        let slices: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+        let answers = self.with_state(|exec, state| {
+            generate::generate((model, decoder, head), exec, state, &settings, &slices)
+        })?;
+        let generated = |(input_ids, answer): (Vec<u32>, generate::Answer)| {
+            let sequences = answer.found.into_iter().map(|found| self.sequence(found, &settings)).collect::<Result<_>>()?;
+            let timings = Timings { load_ms: self.inner.load_ms, ..answer.timings };
+            Ok(Generated { input_ids, sequences, timings })
+        };
+        ids.into_iter().zip(answers).map(generated).collect()
+    }
+
+    fn sequence(&self, found: generate::Found, settings: &Settings) -> Result<Sequence> {
+        let text = self.inner.tokenizer.as_ref().map(|t| t.decode(&found.ids, true)).transpose()?;
+        let default_limit = settings.limit_was_default && found.finish == Finish::Length;
+        Ok(Sequence { ids: found.ids, text, score: found.score, finish: found.finish, default_limit })
+    }
+
+    /// The decoder and the output matrix, for the calls that need them.
+    pub(crate) fn generator(&self, call: &'static str) -> Result<(&Stack, &LmHead)> {
+        let model = &self.inner.model;
+        match (&model.decoder, &model.head) {
+            (Some(decoder), Head::Lm(head)) => Ok((decoder, head)),
+            _ => Err(Error::Unsupported {
+                call,
+                needs: "a model for conditional generation",
+                has: format!("is one for {:?}", model.config().architecture),
+            }),
+        }
+    }
+
+    pub(crate) fn isa_value(&self) -> Isa {
+        self.isa
+    }
+
+    pub(crate) fn model(&self) -> &Model {
+        &self.inner.model
+    }
+
+    /// The ids of a source, checked.
+    pub(crate) fn ids_of(&self, what: &str, source: Source<'_>) -> Result<Vec<u32>> {
+        let ids = match source {
+            Source::Ids(ids) => ids.to_vec(),
+            Source::Text(text) => self.need_tokenizer()?.encode(text)?,
+        };
+        let vocab_size = self.config().vocab_size;
+        if ids.is_empty() {
+            return Err(Error::input(what, "an empty list of ids", "at least one id"));
+        }
+        if let Some(id) = ids.iter().find(|id| **id as usize >= vocab_size) {
+            return Err(Error::input(what, format!("id {id}"), format!("ids below vocab_size, {vocab_size}")));
+        }
+        if ids.len() > self.inner.max_source_tokens {
+            let most = self.inner.max_source_tokens;
+            return Err(Error::input(what, format!("{} tokens", ids.len()), format!("at most {most} (max_source_tokens)")));
+        }
+        Ok(ids)
+    }
+
+    pub(crate) fn need_tokenizer(&self) -> Result<&Tokenizer> {
+        self.inner.tokenizer.as_ref().ok_or(Error::Unsupported {
+            call: "a text",
+            needs: "a tokenizer (tokenizer.json or spiece.model in the folder)",
+            has: "has none; give ids".into(),
+        })
+    }
+
+    /// Runs a call on buffers of an earlier one, with a team of threads.
+    pub(crate) fn with_state<R>(&self, call: impl FnOnce(Exec<'_>, &mut State) -> R) -> R {
+        let states = || self.inner.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = states().pop().unwrap_or_default();
+        let result = Team::enter(self.threads, |team| call(Exec { isa: self.isa, team }, &mut state));
+        states().push(state);
+        result
+    }
+
+    /// The decoder's hidden states for given decoder ids: all at once, each sees itself and those before it.
+    pub(crate) fn decoder_states(
+        &self,
+        decoder: &Stack,
+        exec: Exec<'_>,
+        state: &mut State,
+        source: &[u32],
+        decoder_ids: &[u32],
+        mut each: impl FnMut(&[f32], usize) -> Result<()>,
+    ) -> Result<()> {
+        /// Positions computed together.
+        const CHUNK: usize = 64;
+        let model = self.model();
+        let State { scratch, encoder, decoder: decoding, .. } = state;
+        crate::encoder::encode(model, exec, scratch, encoder, &[source]);
+        let lens = std::iter::once(source.len());
+        crate::decoder::attend_to(model, exec, scratch, decoding, &encoder.hidden, lens, decoder);
+        crate::decoder::begin(model, decoding, decoder, 1, decoder_ids.len());
+        for ids in decoder_ids.chunks(CHUNK) {
+            let feed = crate::decoder::Feed { cache: 0, source: 0, rows: 0..ids.len() };
+            crate::decoder::decode(model, exec, scratch, decoding, decoder, &[feed], ids);
+            let DecoderState { hidden, .. } = &*decoding;
+            each(&hidden[..ids.len() * model.shape.stride()], ids.len())?;
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for T5 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("T5").field("isa", &self.isa()).field("threads", &self.threads).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,155 @@
+//! tokenizer_config.json: the few keys that change ids or text.
+
+use super::added::AddedToken;
+use super::error::{TokenizerError, one_line};
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Name in errors where no path is known.
+pub(super) const NAME: &str = "tokenizer_config.json";
+
+/// Real ones have 1 to 100 KB; parsed, a file takes up to ten times its size.
+const MAX_BYTES: usize = 4 << 20;
+
+/// More sentinels than any model has rows for.
+pub(super) const MAX_EXTRA_IDS: usize = 1 << 16;
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(super) struct Config {
+    pub tokenizer_class: Option<String>,
+    pub extra_ids: Option<usize>,
+    pub eos_token: Option<Token>,
+    pub pad_token: Option<Token>,
+    pub unk_token: Option<Token>,
+    pub additional_special_tokens: Option<Tokens>,
+    pub extra_special_tokens: Option<Tokens>,
+    pub added_tokens_decoder: Option<BTreeMap<String, Token>>,
+    pub clean_up_tokenization_spaces: Option<bool>,
+}
+
+impl Config {
+    /// Parses a tokenizer_config.json; without one, everything has its default.
+    pub(super) fn parse(json: Option<&[u8]>, file: &str) -> Result<Self, TokenizerError> {
+        let Some(json) = json else { return Ok(Self::default()) };
+        if json.len() > MAX_BYTES {
+            let found = format!("{} bytes", json.len());
+            return Err(TokenizerError::format(file, found, "at most 4 MiB"));
+        }
+        let config: Self = serde_json::from_slice(json).map_err(|error| {
+            TokenizerError::format(file, one_line(&error.to_string()), "a tokenizer's settings")
+        })?;
+        match config.extra_ids {
+            Some(count) if count > MAX_EXTRA_IDS => Err(TokenizerError::format(
+                file,
+                format!("extra_ids {count}"),
+                "at most 65536",
+            )),
+            _ => Ok(config),
+        }
+    }
+
+    /// Special tokens beyond end, padding and unknown, in the file's order.
+    pub(super) fn more_special(&self) -> impl Iterator<Item = &Token> {
+        let lists = [&self.additional_special_tokens, &self.extra_special_tokens];
+        lists.into_iter().flatten().flat_map(|tokens| &tokens.0)
+    }
+}
+
+/// A token: its text, or an object with its text and how it is looked for.
+pub(super) struct Token {
+    pub content: String,
+    /// `None` where only the text is given.
+    pub strips: Option<(bool, bool)>,
+    pub special: bool,
+}
+
+impl Token {
+    /// `strips` is what a token class does where the file gives only a text.
+    pub(super) fn added(&self, strips: (bool, bool)) -> AddedToken {
+        let (lstrip, rstrip) = self.strips.unwrap_or(strips);
+        AddedToken {
+            content: self.content.clone(),
+            lstrip,
+            rstrip,
+            normalized: false,
+            special: self.special,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Token {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl<'de> Visitor<'de> for Text {
+            type Value = Token;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a token")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Token, E> {
+                Ok(Token {
+                    content: text.to_owned(),
+                    strips: None,
+                    special: true,
+                })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Token, A::Error> {
+                let (mut content, mut left, mut right, mut special) = (None, false, false, true);
+                while let Some(key) = map.next_key::<String>()? {
+                    match key.as_str() {
+                        "content" => content = Some(map.next_value()?),
+                        "lstrip" => left = map.next_value()?,
+                        "rstrip" => right = map.next_value()?,
+                        "special" => special = map.next_value()?,
+                        _ => drop(map.next_value::<IgnoredAny>()?),
+                    }
+                }
+                Ok(Token {
+                    content: content.ok_or_else(|| A::Error::missing_field("content"))?,
+                    strips: Some((left, right)),
+                    special,
+                })
+            }
+        }
+        deserializer.deserialize_any(Text)
+    }
+}
+
+/// A list of tokens; transformers 5 also writes a map of named ones.
+#[derive(Default)]
+pub(super) struct Tokens(Vec<Token>);
+
+impl<'de> Deserialize<'de> for Tokens {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List;
+        impl<'de> Visitor<'de> for List {
+            type Value = Tokens;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of tokens")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Tokens, A::Error> {
+                let mut tokens = Vec::new();
+                while let Some(token) = seq.next_element()? {
+                    tokens.push(token);
+                }
+                Ok(Tokens(tokens))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Tokens, A::Error> {
+                let mut tokens = Vec::new();
+                while let Some((_, token)) = map.next_entry::<IgnoredAny, _>()? {
+                    tokens.push(token);
+                }
+                Ok(Tokens(tokens))
+            }
+        }
+        deserializer.deserialize_any(List)
+    }
+}

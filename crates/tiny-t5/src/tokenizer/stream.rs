@@ -1,0 +1,113 @@
+//! Text while ids are still coming.
+
+use super::bytes::take_text;
+use super::{Inner, Tokenizer, TokenizerError, cleanup};
+
+/// Turns ids into text piece by piece: what [`push`](Self::push) returns is final, and all pieces
+/// with that of [`finish`](Self::finish) are together what [`Tokenizer::decode`] makes of all ids.
+///
+/// A blank comes with the word behind it, as SentencePiece has it, so a stream does not end in one;
+/// bytes wait until they are a character; where the checkpoint asks for
+/// `clean_up_tokenization_spaces`, a word waits for the next one.
+pub struct TextStream<'a> {
+    tokenizer: &'a Tokenizer,
+    skip_special: bool,
+    state: State,
+    /// Text that cleaning up may still change.
+    unclean: String,
+}
+
+enum State {
+    /// Tokens so far.
+    Tokens(usize),
+    /// Bytes that are no character yet.
+    Bytes(Vec<u8>),
+    /// All ids, and the length of the text that is out.
+    #[cfg(feature = "tokenizer")]
+    Crate { ids: Vec<u32>, done: String },
+}
+
+impl<'a> TextStream<'a> {
+    pub(super) fn new(tokenizer: &'a Tokenizer, skip_special: bool) -> Self {
+        Self {
+            tokenizer,
+            skip_special,
+            state: match &tokenizer.inner {
+                Inner::Pipeline(_) => State::Tokens(0),
+                Inner::Bytes(_) => State::Bytes(Vec::new()),
+                #[cfg(feature = "tokenizer")]
+                Inner::Crate(_) => State::Crate {
+                    ids: Vec::new(),
+                    done: String::new(),
+                },
+            },
+            unclean: String::new(),
+        }
+    }
+
+    /// Takes the next id; returns the text that is final since, which may be empty.
+    ///
+    /// # Errors
+    /// If the `tokenizers` crate cannot decode.
+    pub fn push(&mut self, id: u32) -> Result<String, TokenizerError> {
+        let text = self.decoded(id)?;
+        if !self.tokenizer.cleanup {
+            return Ok(text);
+        }
+        self.unclean.push_str(&text);
+        let rest = self.unclean.split_off(cleanup::settled(&self.unclean));
+        Ok(cleanup::clean(&std::mem::replace(&mut self.unclean, rest)))
+    }
+
+    /// Ends the stream; returns the text that was held back.
+    ///
+    /// # Errors
+    /// If the `tokenizers` crate cannot decode.
+    pub fn finish(self) -> Result<String, TokenizerError> {
+        let Self { mut unclean, .. } = self;
+        #[cfg(feature = "tokenizer")]
+        if let (Inner::Crate(inner), State::Crate { ids, done }) = (&self.tokenizer.inner, &self.state) {
+            let text = inner.decode(ids, self.skip_special)?;
+            unclean.push_str(&text[shared(&text, done)..]);
+        }
+        Ok(match self.tokenizer.cleanup {
+            true => cleanup::clean(&unclean),
+            false => unclean,
+        })
+    }
+
+    fn decoded(&mut self, id: u32) -> Result<String, TokenizerError> {
+        match (&self.tokenizer.inner, &mut self.state) {
+            (Inner::Pipeline(pipeline), State::Tokens(tokens)) => {
+                let mut text = String::new();
+                pipeline.decode_one(id, self.skip_special, tokens, &mut text);
+                Ok(text)
+            }
+            (Inner::Bytes(tokens), State::Bytes(bytes)) => {
+                tokens.decode_one(id, self.skip_special, bytes);
+                Ok(take_text(bytes))
+            }
+            // Decoders that are not ours may look back as far as they like: decode everything, and
+            // let out what the last id left as it was. A character cut in two shows as U+FFFD.
+            #[cfg(feature = "tokenizer")]
+            (Inner::Crate(inner), State::Crate { ids, done }) => {
+                ids.push(id);
+                let text = inner.decode(ids, self.skip_special)?;
+                let whole = text.trim_end_matches('\u{fffd}');
+                let new = whole.strip_prefix(done.as_str()).unwrap_or_default().to_owned();
+                done.push_str(&new);
+                Ok(new)
+            }
+            // `new` pairs them.
+            #[allow(unreachable_patterns)]
+            _ => Ok(String::new()),
+        }
+    }
+}
+
+/// Length of the beginning that two texts share.
+#[cfg(feature = "tokenizer")]
+fn shared(a: &str, b: &str) -> usize {
+    let same = std::iter::zip(a.chars(), b.chars()).take_while(|(a, b)| a == b);
+    same.map(|(a, _)| a.len_utf8()).sum()
+}

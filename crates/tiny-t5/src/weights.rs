@@ -1,0 +1,277 @@
+//! From the checkpoint's tensors to packed panels in one arena.
+//!
+//! Loading has two steps. A [`Plan`] lists the matrices: which tensors stand one under the other in each (q, k, v of a
+//! block are one product), how their rows or columns are padded, and how wide they are stored. Then all panels are packed at
+//! once, on all threads, each panel once.
+//!
+//! Heads are padded to whole registers: the rows of q, k and v and the columns of o of a head are followed by zeros up
+//! to the next multiple of 16. Where d_kv is a multiple of 16, as in every released T5, nothing is added.
+
+use crate::error::{Error, Result};
+use crate::options::Dtype;
+use half::{bf16, f16};
+use std::borrow::Cow;
+use tiny_t5_checkpoint::{Dtype as Stored, Tensor};
+use tiny_t5_kernels::{Arena, Isa, LANES, Panels, Storage, Team, WeightType, narrows, pack_panel, padded};
+
+/// A packed matrix [n, k] in the arena.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Matrix {
+    n: usize,
+    k: usize,
+    kind: WeightType,
+    /// Bytes from the arena's start.
+    offset: usize,
+}
+
+/// How a tensor's rows or columns are divided into heads.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Heads {
+    pub(crate) heads: usize,
+    pub(crate) d_kv: usize,
+}
+
+impl Heads {
+    /// Floats of a row with its padding.
+    pub(crate) fn width(self) -> usize {
+        self.heads * padded(self.d_kv)
+    }
+}
+
+/// A tensor in a matrix.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    tensor: Tensor<'a>,
+    /// Rows, the padding included.
+    rows: usize,
+    /// Where rows are padded by head.
+    row_heads: Option<Heads>,
+}
+
+struct Planned<'a> {
+    matrix: Matrix,
+    parts: Vec<Part<'a>>,
+    /// Where columns are padded by head.
+    column_heads: Option<Heads>,
+}
+
+/// The matrices to be packed.
+pub(crate) struct Plan<'a> {
+    isa: Isa,
+    dtype: Dtype,
+    planned: Vec<Planned<'a>>,
+    bytes: usize,
+}
+
+impl<'a> Plan<'a> {
+    pub(crate) fn new(isa: Isa, dtype: Dtype) -> Plan<'a> {
+        Plan { isa, dtype, planned: Vec::new(), bytes: 0 }
+    }
+
+    /// Tensors [out, in] one under the other, each padded with zero rows to whole registers.
+    pub(crate) fn rows(&mut self, tensors: &[Tensor<'a>]) -> Matrix {
+        let parts = tensors.iter().map(|t| Part { tensor: *t, rows: padded(t.shape[0]), row_heads: None }).collect();
+        self.add(parts, None)
+    }
+
+    /// Projections to heads (q, k, v): each head padded with zero rows.
+    pub(crate) fn to_heads(&mut self, tensors: &[Tensor<'a>], heads: Heads) -> Matrix {
+        let part = |t: &Tensor<'a>| Part { tensor: *t, rows: heads.width(), row_heads: Some(heads) };
+        self.add(tensors.iter().map(part).collect(), None)
+    }
+
+    /// The projection from heads (o): each head padded with zero columns.
+    pub(crate) fn from_heads(&mut self, tensor: Tensor<'a>, heads: Heads) -> Matrix {
+        self.add(vec![Part { tensor, rows: padded(tensor.shape[0]), row_heads: None }], Some(heads))
+    }
+
+    fn add(&mut self, parts: Vec<Part<'a>>, column_heads: Option<Heads>) -> Matrix {
+        let n = parts.iter().map(|p| p.rows).sum();
+        let k = column_heads.map_or(parts[0].tensor.shape[1], Heads::width);
+        let kind = self.width_of(&parts);
+        let matrix = Matrix { n, k, kind, offset: self.bytes };
+        // Each matrix begins on a cache line.
+        self.bytes += (Panels::len(n, k) * kind.size()).next_multiple_of(64);
+        self.planned.push(Planned { matrix, parts, column_heads });
+        matrix
+    }
+
+    /// The narrowest width that keeps every weight as it is, or the one that was asked for.
+    fn width_of(&self, parts: &[Part<'_>]) -> WeightType {
+        let all = |dtype| parts.iter().all(|p| p.tensor.dtype == dtype);
+        let fits_f16 = || parts.iter().all(|p| floats(&p.tensor).all(|x| !f16::from_f32(x).is_infinite() || x.is_infinite()));
+        match self.dtype {
+            Dtype::Bf16 => WeightType::Bf16,
+            Dtype::F16 if fits_f16() => WeightType::F16,
+            Dtype::F16 => WeightType::F32,
+            Dtype::Auto | Dtype::F32 if all(Stored::BF16) => WeightType::Bf16,
+            Dtype::Auto | Dtype::F32 if all(Stored::F16) => WeightType::F16,
+            Dtype::Auto | Dtype::F32 if all(Stored::F32) => {
+                let (mut bf16, mut f16) = (true, true);
+                for part in parts {
+                    // Most matrices show within a few weights that they do not fit.
+                    for chunk in part.tensor.bytes.as_chunks::<4>().0.chunks(1 << 12) {
+                        let (b, h) = narrows(self.isa, chunk);
+                        (bf16, f16) = (bf16 & b, f16 & h);
+                        if !bf16 && !f16 {
+                            return WeightType::F32;
+                        }
+                    }
+                }
+                if bf16 { WeightType::Bf16 } else { WeightType::F16 }
+            }
+            Dtype::Auto | Dtype::F32 => WeightType::F32,
+        }
+    }
+
+    /// Packs everything.
+    pub(crate) fn pack(self, team: &Team) -> Result<Packed> {
+        let bytes = self.bytes;
+        let mut arena =
+            Arena::new(bytes).map_err(|source| Error::Memory { what: "packed weights", bytes, source })?;
+        // One job a panel, each with its own part of the arena.
+        let mut jobs = Vec::new();
+        let mut rest = arena.bytes_mut();
+        for planned in &self.planned {
+            let Matrix { n, k, kind, .. } = planned.matrix;
+            let size = Panels::len(n, k) * kind.size();
+            let (whole, after) = rest.split_at_mut(size.next_multiple_of(64).min(rest.len()));
+            rest = after;
+            let panel = (LANES * k * kind.size()).max(1);
+            jobs.extend(whole[..size].chunks_exact_mut(panel).enumerate().map(|(i, to)| (planned, i, to)));
+        }
+        team.chunks_mut(&mut jobs, 8, |_, jobs| {
+            for (planned, i, to) in jobs {
+                planned.pack_panel(*i, to);
+            }
+        });
+        Ok(Packed { arena })
+    }
+}
+
+impl Planned<'_> {
+    fn pack_panel(&self, panel: usize, to: &mut [u8]) {
+        let rows: [Option<Cow<'_, [u8]>>; LANES] = std::array::from_fn(|lane| self.row(panel * LANES + lane));
+        // Parts begin at whole panels, so all rows of a panel are of one tensor.
+        let dtype = self.part_of(panel * LANES).map_or(Stored::F32, |(part, _)| part.tensor.dtype);
+        match dtype {
+            Stored::F32 => pack_from(&rows, |b: &[u8; 4]| f32::from_le_bytes(*b), self.matrix.kind, to),
+            Stored::BF16 => pack_from(&rows, |b: &[u8; 2]| bf16::from_le_bytes(*b).to_f32(), self.matrix.kind, to),
+            Stored::F16 => pack_from(&rows, |b: &[u8; 2]| f16::from_le_bytes(*b).to_f32(), self.matrix.kind, to),
+        }
+    }
+
+    /// The part that holds a row, and the row's number in it.
+    fn part_of(&self, mut row: usize) -> Option<(&Part<'_>, usize)> {
+        for part in &self.parts {
+            if row < part.rows {
+                return Some((part, row));
+            }
+            row -= part.rows;
+        }
+        None
+    }
+
+    /// A row's weights as stored; none for a row of padding.
+    fn row(&self, row: usize) -> Option<Cow<'_, [u8]>> {
+        let (part, row) = self.part_of(row)?;
+        let row = match part.row_heads {
+            None => row,
+            Some(Heads { d_kv, .. }) => {
+                let (head, i) = (row / padded(d_kv), row % padded(d_kv));
+                if i >= d_kv {
+                    return None;
+                }
+                head * d_kv + i
+            }
+        };
+        let Tensor { dtype, shape, bytes, .. } = part.tensor;
+        let width = shape[1] * dtype.size();
+        let stored = (row < shape[0]).then(|| &bytes[row * width..][..width])?;
+        Some(match self.column_heads {
+            Some(Heads { d_kv, .. }) if d_kv % LANES != 0 => {
+                let pad = (padded(d_kv) - d_kv) * dtype.size();
+                let head = |h: &[u8]| [h, &vec![0; pad]].concat();
+                Cow::Owned(stored.chunks_exact(d_kv * dtype.size()).flat_map(head).collect())
+            }
+            _ => Cow::Borrowed(stored),
+        })
+    }
+}
+
+fn pack_from<const B: usize>(
+    rows: &[Option<Cow<'_, [u8]>>; LANES],
+    read: impl Fn(&[u8; B]) -> f32,
+    kind: WeightType,
+    to: &mut [u8],
+) {
+    let rows = std::array::from_fn(|lane| rows[lane].as_deref().map(|row| row.as_chunks::<B>().0));
+    match kind {
+        WeightType::F32 => pack_panel(&rows, bytemuck::cast_slice_mut(to), read),
+        WeightType::Bf16 => pack_panel(&rows, bytemuck::cast_slice_mut(to), |b| bf16::from_f32(read(b)).to_bits()),
+        WeightType::F16 => pack_panel(&rows, bytemuck::cast_slice_mut(to), |b| f16::from_f32(read(b)).to_bits()),
+    }
+}
+
+/// The packed matrices of a plan.
+#[derive(Debug)]
+pub(crate) struct Packed {
+    arena: Arena,
+}
+
+impl Packed {
+    pub(crate) fn panels(&self, m: &Matrix) -> Panels<'_> {
+        let bytes = &self.arena.bytes()[m.offset..][..Panels::len(m.n, m.k) * m.kind.size()];
+        let data = match m.kind {
+            WeightType::F32 => Storage::F32(bytemuck::cast_slice(bytes)),
+            WeightType::Bf16 => Storage::Bf16(bytemuck::cast_slice(bytes)),
+            WeightType::F16 => Storage::F16(bytemuck::cast_slice(bytes)),
+        };
+        Panels::new(m.n, m.k, data)
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.arena.bytes().len()
+    }
+}
+
+/// The numbers of a tensor.
+pub(crate) fn floats<'a>(tensor: &Tensor<'a>) -> impl Iterator<Item = f32> + 'a {
+    let (dtype, bytes) = (tensor.dtype, tensor.bytes);
+    bytes.chunks_exact(dtype.size()).map(move |b| read(dtype, b))
+}
+
+fn read(dtype: Stored, b: &[u8]) -> f32 {
+    match dtype {
+        Stored::F32 => f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
+        Stored::BF16 => bf16::from_le_bytes([b[0], b[1]]).to_f32(),
+        Stored::F16 => f16::from_le_bytes([b[0], b[1]]).to_f32(),
+    }
+}
+
+/// Rounds as weights are rounded when a narrower width was asked for.
+pub(crate) fn round(dtype: Dtype, x: f32) -> f32 {
+    match dtype {
+        Dtype::Auto | Dtype::F32 => x,
+        Dtype::Bf16 => bf16::from_f32(x).to_f32(),
+        Dtype::F16 => Some(f16::from_f32(x).to_f32()).filter(|y| y.is_finite()).unwrap_or(x),
+    }
+}
+
+/// A vector as f32, padded with zeros to whole registers.
+pub(crate) fn vector(tensor: &Tensor<'_>, dtype: Dtype) -> Vec<f32> {
+    let mut v: Vec<f32> = floats(tensor).map(|x| round(dtype, x)).collect();
+    v.resize(padded(v.len()), 0.0);
+    v
+}
+
+/// Writes one row of a matrix as f32 into `out`, and zeros behind it.
+pub(crate) fn row(tensor: &Tensor<'_>, row: usize, dtype: Dtype, out: &mut [f32]) {
+    let width = tensor.shape[1] * tensor.dtype.size();
+    let bytes = &tensor.bytes[row * width..][..width];
+    let (values, rest) = out.split_at_mut(tensor.shape[1]);
+    for (x, b) in values.iter_mut().zip(bytes.chunks_exact(tensor.dtype.size())) {
+        *x = round(dtype, read(tensor.dtype, b));
+    }
+    rest.fill(0.0);
+}

@@ -490,7 +490,7 @@ mod beside_the_crate {
                 assert!(answer.is_ok(), "{text:?} {file}");
             }
         }
-        assert!(ours > 600 && theirs > 50, "{ours} {theirs}");
+        assert!(ours > 600 && theirs > 100, "{ours} {theirs}");
     }
 
     fn pick<'a>(random: &mut Random, from: &[&'a str]) -> &'a str {
@@ -521,6 +521,7 @@ mod beside_the_crate {
             5 => json!({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": pick(random, &["▁", " ", "x", ""])}),
             6 => json!({"type": "Replace", "pattern": {"String": pick(random, &["a", "bc", "’", "\u{301}"])}, "content": pick(random, &["b", "", "ab"])}),
             7 => json!({"type": "Strip", "strip_left": false, "strip_right": true}),
+            _ if random.below(3) > 0 => json!({"type": "Lowercase"}),
             _ => json!({"type": "NFKC"}),
         };
         let normalizer = match random.below(5) {
@@ -534,7 +535,7 @@ mod beside_the_crate {
                 0 => stage["add_prefix_space"] = json!(random.below(4) > 0),
                 1 => {}
                 2 => stage["prepend_scheme"] = json!("never"),
-                3 | 4 => stage["prepend_scheme"] = json!("first"),
+                3 => stage["prepend_scheme"] = json!("first"),
                 _ => stage["prepend_scheme"] = json!("always"),
             }
             match random.below(4) {
@@ -553,8 +554,8 @@ mod beside_the_crate {
         };
         let mut added = Vec::new();
         for (id, content) in ["<unk>", "</s>", "<extra_id_0>", "<extra_id_10>", "[X]", "[Y]", "[", "yy", " ", "É", "<"].iter().enumerate() {
-            if random.below(3) == 0 {
-                added.push(json!({"id": id, "content": content, "single_word": random.below(30) == 0,
+            if random.below(if *content == " " { 15 } else { 3 }) == 0 {
+                added.push(json!({"id": id, "content": content, "single_word": random.below(60) == 0,
                     "lstrip": random.below(5) == 0, "rstrip": random.below(5) == 0,
                     "normalized": random.below(3) == 0, "special": random.below(2) == 0}));
             }
@@ -568,9 +569,9 @@ mod beside_the_crate {
         };
         let template = json!({"type": "TemplateProcessing", "single": single, "pair": [sequence, {"Sequence": {"id": "B", "type_id": 0}}],
             "special_tokens": {"</s>": {"id": "</s>", "ids": [1], "tokens": ["</s>"]}}});
-        let decoder = match random.below(6) {
-            0 => json!({"type": "Fuse"}),
-            1 => Value::Null,
+        let decoder = match random.below(12) {
+            0 | 1 => json!({"type": "Fuse"}),
+            2 => Value::Null,
             _ => metaspace(random),
         };
         json!({

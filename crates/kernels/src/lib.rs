@@ -13,10 +13,12 @@ mod activation;
 mod arena;
 mod attention;
 mod elementwise;
+pub mod machine;
 mod math;
 mod matmul;
 mod region;
 mod rms_norm;
+mod screen;
 mod simd;
 mod softmax;
 
@@ -28,5 +30,8 @@ pub use math::ln;
 pub use matmul::{Epilogue, Panels, Product, Storage, WeightType, matmul, pack_panel};
 pub use region::{MAX_CHUNKS, Team};
 pub use rms_norm::rms_norm;
+pub use screen::{
+    Query, SCREEN_MAX_K, SCREEN_ROWS, Screen, chains, column_scales, pack_screen, screen_bytes, survivors,
+};
 pub use simd::{Isa, LANES, UnknownIsa, padded};
 pub use softmax::log_sum_exp;

@@ -110,4 +110,36 @@ impl Simd for Avx2 {
             (pow(n.0), pow(n.1))
         })
     }
+
+    type I = (__m256i, __m256i);
+
+    #[inline(always)]
+    fn int_zero(self) -> Self::I {
+        registers!((_mm256_setzero_si256(), _mm256_setzero_si256()))
+    }
+    #[inline(always)]
+    unsafe fn dot4(self, sum: Self::I, a: u32, w: *const i8) -> Self::I {
+        // SAFETY: the caller vouches for reading 64 bytes at `w`, the proof for the features.
+        unsafe {
+            // Pairs of products are at most 2 * 127 * 127: no i16 saturates.
+            let (a, ones) = (_mm256_set1_epi32(a as i32), _mm256_set1_epi16(1));
+            let quads = |w: *const i8| _mm256_madd_epi16(_mm256_maddubs_epi16(a, _mm256_loadu_si256(w.cast())), ones);
+            (_mm256_add_epi32(sum.0, quads(w)), _mm256_add_epi32(sum.1, quads(w.add(32))))
+        }
+    }
+    #[inline(always)]
+    unsafe fn int_join(self, high: Self::I, low: Self::I, sub: *const i32) -> Self::I {
+        // SAFETY: the caller vouches for reading 16 i32 at `sub`, the proof for the features.
+        unsafe {
+            let join = |high, low, sub: *const i32| {
+                let sum = _mm256_add_epi32(_mm256_slli_epi32::<7>(high), low);
+                _mm256_sub_epi32(sum, _mm256_slli_epi32::<13>(_mm256_loadu_si256(sub.cast())))
+            };
+            (join(high.0, low.0, sub), join(high.1, low.1, sub.add(8)))
+        }
+    }
+    #[inline(always)]
+    fn int_to_f32(self, v: Self::I) -> F {
+        registers!((_mm256_cvtepi32_ps(v.0), _mm256_cvtepi32_ps(v.1)))
+    }
 }

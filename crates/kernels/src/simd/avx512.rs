@@ -1,4 +1,6 @@
 //! AVX-512 F, BW, DQ, VL and VNNI (Ice Lake, Zen 4 and later): one `zmm` a virtual register.
+//!
+//! Earlier processors with AVX-512 but without VNNI take AVX2: they clock down for wide registers.
 
 use super::{Kernel, Simd};
 use std::arch::x86_64::*;
@@ -12,12 +14,13 @@ pub(super) fn probe() -> bool {
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512vnni")
         && super::avx2::probe()
 }
 
 /// # Safety
 /// [`probe`] was true.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Out {
     kernel.run(Avx512(()))
 }
@@ -97,5 +100,29 @@ impl Simd for Avx512 {
             let exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
             _mm512_castsi512_ps(_mm512_slli_epi32::<23>(exponent))
         })
+    }
+
+    type I = __m512i;
+
+    #[inline(always)]
+    fn int_zero(self) -> __m512i {
+        registers!(_mm512_setzero_si512())
+    }
+    #[inline(always)]
+    unsafe fn dot4(self, sum: __m512i, a: u32, w: *const i8) -> __m512i {
+        // SAFETY: the caller vouches for reading 64 bytes at `w`, the proof for the features.
+        unsafe { _mm512_dpbusd_epi32(sum, _mm512_set1_epi32(a as i32), _mm512_loadu_si512(w.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn int_join(self, high: __m512i, low: __m512i, sub: *const i32) -> __m512i {
+        // SAFETY: the caller vouches for reading 16 i32 at `sub`, the proof for the features.
+        unsafe {
+            let sum = _mm512_add_epi32(_mm512_slli_epi32::<7>(high), low);
+            _mm512_sub_epi32(sum, _mm512_slli_epi32::<13>(_mm512_loadu_si512(sub.cast())))
+        }
+    }
+    #[inline(always)]
+    fn int_to_f32(self, v: __m512i) -> __m512 {
+        registers!(_mm512_cvtepi32_ps(v))
     }
 }

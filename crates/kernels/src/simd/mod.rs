@@ -72,6 +72,22 @@ pub trait Simd: Copy {
     /// 2^n for whole n in -126..=127.
     fn pow2(self, n: Self::F) -> Self::F;
 
+    /// 16 i32 lanes.
+    type I: Copy;
+    /// Zeros.
+    fn int_zero(self) -> Self::I;
+    /// lane i += the four products of `a`'s bytes, unsigned and below 128, and the bytes `4 i..` at `w`, signed and above
+    /// -128: exact, also where an instruction set adds in pairs of 16 bits.
+    /// # Safety
+    /// `w` is valid for reading 64 bytes.
+    unsafe fn dot4(self, sum: Self::I, a: u32, w: *const i8) -> Self::I;
+    /// 128 high + low - 8192 sub, wrapping.
+    /// # Safety
+    /// `sub` is valid for reading 16 i32.
+    unsafe fn int_join(self, high: Self::I, low: Self::I, sub: *const i32) -> Self::I;
+    /// As f32, rounded to nearest.
+    fn int_to_f32(self, v: Self::I) -> Self::F;
+
     /// The lanes as an array.
     #[inline(always)]
     fn to_array(self, v: Self::F) -> [f32; LANES] {

@@ -100,4 +100,28 @@ impl Simd for Portable {
     fn pow2(self, n: F) -> F {
         from_lanes(lanes(n).map(|n| f32::from_bits((n as i32).wrapping_add(127).wrapping_shl(23) as u32)))
     }
+
+    type I = [i32; LANES];
+
+    #[inline(always)]
+    fn int_zero(self) -> Self::I {
+        [0; LANES]
+    }
+    #[inline(always)]
+    unsafe fn dot4(self, sum: Self::I, a: u32, w: *const i8) -> Self::I {
+        // SAFETY: the caller vouches for 64 readable bytes.
+        let w = unsafe { w.cast::<[[i8; 4]; LANES]>().read_unaligned() };
+        let a = a.to_le_bytes();
+        from_fn(|i| (0..4).fold(sum[i], |sum, j| sum + i32::from(a[j]) * i32::from(w[i][j])))
+    }
+    #[inline(always)]
+    unsafe fn int_join(self, high: Self::I, low: Self::I, sub: *const i32) -> Self::I {
+        // SAFETY: the caller vouches for 16 readable i32.
+        let sub = unsafe { sub.cast::<[i32; LANES]>().read_unaligned() };
+        from_fn(|i| (high[i] << 7).wrapping_add(low[i]).wrapping_sub(sub[i] << 13))
+    }
+    #[inline(always)]
+    fn int_to_f32(self, v: Self::I) -> F {
+        from_lanes(v.map(|x| x as f32))
+    }
 }

@@ -21,11 +21,7 @@ pub(super) struct AddedToken {
 
 impl AddedToken {
     pub(super) fn special(content: impl Into<String>) -> Self {
-        Self {
-            content: content.into(),
-            special: true,
-            ..Self::default()
-        }
+        Self { content: content.into(), special: true, ..Self::default() }
     }
 }
 
@@ -62,11 +58,7 @@ impl AddedTokens {
     /// Gives every token its id: the model's where it has the string, else the next one after the
     /// model's (an id written in the file counts for nothing, as in the `tokenizers` crate). What
     /// is returned as an error is a shape whose meaning is the crate's own.
-    pub(super) fn new(
-        tokens: Vec<AddedToken>,
-        model: &Unigram,
-        normalizer: &Normalizer,
-    ) -> Result<Self, String> {
+    pub(super) fn new(tokens: Vec<AddedToken>, model: &Unigram, normalizer: &Normalizer) -> Result<Self, String> {
         let mut entries: Vec<Entry> = Vec::with_capacity(tokens.len());
         let mut end = model.len() as u32;
         for token in tokens.into_iter().filter(|token| !token.content.is_empty()) {
@@ -74,35 +66,19 @@ impl AddedTokens {
                 end += 1;
                 end - 1
             });
-            let form = if token.normalized {
-                normalizer.apply(&token.content).into_owned()
-            } else {
-                token.content.clone()
-            };
-            entries.push(Entry {
-                token,
-                id,
-                form,
-                special: false,
-            });
+            let form =
+                if token.normalized { normalizer.apply(&token.content).into_owned() } else { token.content.clone() };
+            entries.push(Entry { token, id, form, special: false });
         }
 
         Self::from_entries(entries, end, char::is_whitespace)
     }
 
     /// Tokens whose ids are known; ids of the model are below `end`.
-    pub(super) fn with_ids(
-        tokens: Vec<(u32, AddedToken)>,
-        end: u32,
-        blank: fn(char) -> bool,
-    ) -> Result<Self, String> {
+    pub(super) fn with_ids(tokens: Vec<(u32, AddedToken)>, end: u32, blank: fn(char) -> bool) -> Result<Self, String> {
         let end = tokens.iter().map(|(id, _)| id.saturating_add(1)).fold(end, u32::max);
-        let entries = tokens.into_iter().map(|(id, token)| Entry {
-            id,
-            form: token.content.clone(),
-            token,
-            special: false,
-        });
+        let entries =
+            tokens.into_iter().map(|(id, token)| Entry { id, form: token.content.clone(), token, special: false });
         Self::from_entries(entries.collect(), end, blank)
     }
 
@@ -110,13 +86,10 @@ impl AddedTokens {
         // Repeated contents would share an id and be searched for twice.
         let mut contents = Strings::default();
         for entry in &entries {
-            contents.push(&entry.token.content)?;
+            contents.push(&entry.token.content).map_err(too_many)?;
         }
-        let contents =
-            Pieces::new(contents).map_err(|twice| format!("the added token {} twice", quoted(&twice)))?;
-        let special = |form: &str| {
-            (contents.find(form)).is_some_and(|at| entries[at as usize].token.special)
-        };
+        let contents = Pieces::new(contents).map_err(|twice| format!("the added token {} twice", quoted(&twice)))?;
+        let special = |form: &str| (contents.find(form)).is_some_and(|at| entries[at as usize].token.special);
         let special: Vec<bool> = entries.iter().map(|entry| special(&entry.form)).collect();
         std::iter::zip(&mut entries, special).for_each(|(entry, special)| entry.special = special);
 
@@ -174,7 +147,7 @@ impl AddedTokens {
             let (mut start, mut end) = (at, at + length);
             from = end;
             if token.lstrip {
-                start = text[..start].trim_end_matches(self.blank).len().max(done);
+                start = text[..start].trim_end_matches(self.blank).len();
             }
             if token.rstrip {
                 end = text.len() - text[end..].trim_start_matches(self.blank).len();
@@ -189,6 +162,10 @@ impl AddedTokens {
             take(Span::Text(&text[done..]));
         }
     }
+}
+
+fn too_many(limit: String) -> String {
+    format!("added tokens of more than {limit}")
 }
 
 /// Finds the leftmost, then longest, of a set of strings.
@@ -212,15 +189,11 @@ impl Matcher {
                 return Err("an added token that normalises to nothing".into());
             };
             first[byte as usize] = true;
-            strings.push(&entry.form)?;
+            strings.push(&entry.form).map_err(too_many)?;
             entries.push(place);
         }
         let pieces = Pieces::new(strings).map_err(|twice| format!("added tokens that are both {}", quoted(&twice)))?;
-        Ok(Self {
-            pieces,
-            entries,
-            first,
-        })
+        Ok(Self { pieces, entries, first })
     }
 
     /// Place, length and entry of the first match at or after `from`.

@@ -3,7 +3,7 @@
 /// The bytes of `text`; `None` if it is not base64.
 pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
     let text = text.as_bytes();
-    if text.len() % 4 != 0 {
+    if !text.len().is_multiple_of(4) {
         return None;
     }
     let body = match text {
@@ -11,23 +11,30 @@ pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
         body => body,
     };
     let mut out = Vec::with_capacity(text.len() / 4 * 3);
-    for group in body.chunks(4) {
-        let mut bits = 0u32;
-        for &byte in group {
-            let value = VALUES[byte as usize];
-            if value == BAD {
-                return None;
-            }
-            bits = bits << 6 | value as u32;
-        }
-        match group.len() {
-            4 => out.extend_from_slice(&bits.to_be_bytes()[1..]),
-            3 if bits & 0b11 == 0 => out.extend_from_slice(&(bits >> 2).to_be_bytes()[2..]),
-            2 if bits & 0b1111 == 0 => out.push((bits >> 4) as u8),
-            _ => return None,
-        }
+    let value = |byte: u8| u32::from(VALUES[byte as usize]);
+    let mut groups = body.chunks_exact(4);
+    let mut seen = 0;
+    for group in &mut groups {
+        let values = [value(group[0]), value(group[1]), value(group[2]), value(group[3])];
+        seen |= values[0] | values[1] | values[2] | values[3];
+        let bits = values[0] << 18 | values[1] << 12 | values[2] << 6 | values[3];
+        let [_, bytes @ ..] = bits.to_be_bytes();
+        out.extend_from_slice(&bytes);
     }
-    Some(out)
+    // The bits of the last group that are no byte are zero.
+    match groups.remainder().iter().map(|&byte| value(byte)).collect::<Vec<_>>()[..] {
+        [] => {}
+        [a, b] if b & 0b1111 == 0 => {
+            seen |= a | b;
+            out.push((a << 2 | b >> 4) as u8);
+        }
+        [a, b, c] if c & 0b11 == 0 => {
+            seen |= a | b | c;
+            out.extend_from_slice(&[(a << 2 | b >> 4) as u8, (b << 4 | c >> 2) as u8]);
+        }
+        _ => return None,
+    }
+    (seen < 64).then_some(out)
 }
 
 const BAD: u8 = 0xff;

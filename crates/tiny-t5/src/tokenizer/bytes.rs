@@ -40,14 +40,11 @@ impl ByteTokens {
             let id = text.parse().map_err(|_| bad(format!("the id {text:?}")))?;
             add(id, token.added((false, false)));
         }
-        let listed: HashSet<u32> = (config.added_tokens_decoder.iter().flatten())
-            .filter_map(|(text, _)| text.parse().ok())
-            .collect();
-        for (id, token, default) in [
-            (0, &config.pad_token, "<pad>"),
-            (EOS, &config.eos_token, "</s>"),
-            (UNK, &config.unk_token, "<unk>"),
-        ] {
+        let listed: HashSet<u32> =
+            (config.added_tokens_decoder.iter().flatten()).filter_map(|(text, _)| text.parse().ok()).collect();
+        for (id, token, default) in
+            [(0, &config.pad_token, "<pad>"), (EOS, &config.eos_token, "</s>"), (UNK, &config.unk_token, "<unk>")]
+        {
             // Given as a text, these three take the white space around them (transformers: "we
             // force left and right stripping for backward compatibility").
             let text = token.as_ref().map_or(default, |token| token.content.as_str());

@@ -16,9 +16,8 @@ const EXPECTED: &str = "a SentencePiece character map (u32 trie size, trie, repl
 
 pub(super) struct Charsmap {
     blob: Vec<u8>,
-    /// Bytes of the trie; it begins at byte 4.
+    /// Bytes of the trie; it begins at byte 4, and the replacements (UTF-8) behind it.
     trie: usize,
-    replacements: String,
     /// For each ASCII character, whether the trie must be asked.
     ascii: [bool; 128],
 }
@@ -35,21 +34,12 @@ impl Charsmap {
         };
         let trie = u32::from_le_bytes(*size) as usize / 4 * 4;
         if trie == 0 || trie > rest.len() {
-            return Err(bad(format!(
-                "precompiled_charsmap with a trie of {trie} bytes in {}",
-                blob.len()
-            )));
+            return Err(bad(format!("precompiled_charsmap with a trie of {trie} bytes in {}", blob.len())));
         }
-        let Ok(replacements) = std::str::from_utf8(&rest[trie..]) else {
+        if std::str::from_utf8(&rest[trie..]).is_err() {
             return Err(bad("precompiled_charsmap whose replacements are not UTF-8".into()));
-        };
-        let replacements = replacements.to_owned();
-        let mut map = Self {
-            blob,
-            trie,
-            replacements,
-            ascii: [false; 128],
-        };
+        }
+        let mut map = Self { blob, trie, ascii: [false; 128] };
         for byte in 1..128u8 {
             map.ascii[byte as usize] = map.replacement(&[byte]).is_some();
         }
@@ -81,8 +71,10 @@ impl Charsmap {
             at ^= offset(unit);
             if unit & (1 << 8) != 0 {
                 let start = (self.unit(at)? & !(1 << 31)) as usize;
-                let rest = self.replacements.get(start..)?;
-                return Some(rest.split('\0').next().unwrap_or(rest));
+                let rest = self.blob[4 + self.trie..].get(start..)?;
+                let end = rest.iter().position(|&byte| byte == 0).unwrap_or(rest.len());
+                // Only a place inside a character, in a map that lies, is no string.
+                return std::str::from_utf8(&rest[..end]).ok();
             }
         }
         None
@@ -94,9 +86,7 @@ impl Charsmap {
         // Between two ASCII characters there is a grapheme boundary, save inside "\r\n".
         let boundary = |at: usize| {
             at == bytes.len()
-                || bytes[at - 1].is_ascii()
-                    && bytes[at].is_ascii()
-                    && !(bytes[at - 1] == b'\r' && bytes[at] == b'\n')
+                || bytes[at - 1].is_ascii() && bytes[at].is_ascii() && !(bytes[at - 1] == b'\r' && bytes[at] == b'\n')
         };
         let mut start = 0;
         while start < bytes.len() {

@@ -38,15 +38,12 @@ impl Config {
             let found = format!("{} bytes", json.len());
             return Err(TokenizerError::format(file, found, "at most 4 MiB"));
         }
-        let config: Self = serde_json::from_slice(json).map_err(|error| {
-            TokenizerError::format(file, one_line(&error.to_string()), "a tokenizer's settings")
-        })?;
+        let config: Self = serde_json::from_slice(json)
+            .map_err(|error| TokenizerError::format(file, one_line(&error.to_string()), "a tokenizer's settings"))?;
         match config.extra_ids {
-            Some(count) if count > MAX_EXTRA_IDS => Err(TokenizerError::format(
-                file,
-                format!("extra_ids {count}"),
-                "at most 65536",
-            )),
+            Some(count) if count > MAX_EXTRA_IDS => {
+                Err(TokenizerError::format(file, format!("extra_ids {count}"), "at most 65536"))
+            }
             _ => Ok(config),
         }
     }
@@ -70,13 +67,7 @@ impl Token {
     /// `strips` is what a token class does where the file gives only a text.
     pub(super) fn added(&self, strips: (bool, bool)) -> AddedToken {
         let (lstrip, rstrip) = self.strips.unwrap_or(strips);
-        AddedToken {
-            content: self.content.clone(),
-            lstrip,
-            rstrip,
-            normalized: false,
-            special: self.special,
-        }
+        AddedToken { content: self.content.clone(), lstrip, rstrip, normalized: false, special: self.special }
     }
 }
 
@@ -91,11 +82,7 @@ impl<'de> Deserialize<'de> for Token {
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<Token, E> {
-                Ok(Token {
-                    content: text.to_owned(),
-                    strips: None,
-                    special: true,
-                })
+                Ok(Token { content: text.to_owned(), strips: None, special: true })
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Token, A::Error> {

@@ -56,11 +56,7 @@ pub enum TokenizerError {
 
 impl TokenizerError {
     pub(super) fn format(file: &str, found: impl Into<String>, expected: &str) -> Self {
-        Self::Format {
-            file: file.to_owned(),
-            found: found.into(),
-            expected: expected.to_owned(),
-        }
+        Self::Format { file: file.to_owned(), found: found.into(), expected: expected.to_owned() }
     }
 }
 
@@ -76,23 +72,14 @@ pub(super) fn quoted(text: &str) -> String {
 /// A foreign message on one line.
 pub(super) fn one_line(message: &str) -> String {
     const LIMIT: usize = 300;
-    message
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
-        .chars()
-        .take(LIMIT)
-        .collect()
+    message.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(LIMIT).collect()
 }
 
-/// The bytes of a file; `None` if there is none.
-pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, TokenizerError> {
-    match std::fs::read(path) {
+/// What a file holds; `None` if there is none.
+pub(super) fn found<B>(read: std::io::Result<B>, path: &Path) -> Result<Option<B>, TokenizerError> {
+    match read {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(TokenizerError::Io {
-            file: path.display().to_string(),
-            source,
-        }),
+        Err(source) => Err(TokenizerError::Io { file: path.display().to_string(), source }),
     }
 }

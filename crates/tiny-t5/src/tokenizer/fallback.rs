@@ -1,8 +1,9 @@
 //! Pipelines that are not T5's, run by the `tokenizers` crate itself.
 
-use super::error::{TokenizerError, one_line};
+use super::error::{TokenizerError, one_line, quoted};
 use serde::Deserialize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use tokenizers::{NormalizedString, Normalizer};
 
 pub(super) struct Foreign {
     tokenizer: tokenizers::Tokenizer,
@@ -33,11 +34,14 @@ impl Foreign {
             },
             other => other,
         })?;
-        let mut new = Self {
-            tokenizer,
-            unknown: None,
-            file: file.to_owned(),
-        };
+        if let Some(token) = guard(file, || Ok(vanishing(&tokenizer)))? {
+            return Err(TokenizerError::format(
+                file,
+                format!("the added token {}, which normalises to nothing", quoted(&token)),
+                "one that can be found in a text",
+            ));
+        }
+        let mut new = Self { tokenizer, unknown: None, file: file.to_owned() };
         // Both are for training; transformers applies them only where it is asked to.
         new.tokenizer.with_padding(None);
         guard(file, || new.tokenizer.with_truncation(None).map(drop))?;
@@ -79,6 +83,18 @@ impl Foreign {
     }
 }
 
+/// An added token that normalises to nothing: looking for it, the crate never ends.
+fn vanishing(tokenizer: &tokenizers::Tokenizer) -> Option<String> {
+    let normalizer = tokenizer.get_normalizer()?;
+    let tokens = tokenizer.get_added_tokens_decoder();
+    let vanishes = |content: &str| {
+        let mut text = NormalizedString::from(content);
+        normalizer.normalize(&mut text).is_ok() && text.is_empty()
+    };
+    let mut normalized = tokens.values().filter(|token| token.normalized);
+    normalized.find(|token| vanishes(&token.content)).map(|token| token.content.clone())
+}
+
 /// Runs code of the crate, which panics on some files that lie (a character map whose trie points
 /// outside itself): nothing of it is used after that, so no broken state is seen.
 fn guard<T>(file: &str, run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, TokenizerError> {
@@ -87,8 +103,5 @@ fn guard<T>(file: &str, run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T
         Ok(Err(error)) => one_line(&error.to_string()),
         Err(_) => "a panic".to_owned(),
     };
-    Err(TokenizerError::Crate {
-        file: file.to_owned(),
-        message,
-    })
+    Err(TokenizerError::Crate { file: file.to_owned(), message })
 }

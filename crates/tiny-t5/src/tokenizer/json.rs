@@ -4,8 +4,9 @@
 //! string, everything else is typed, bounded, and skipped where it does not matter.
 
 use super::pieces::Strings;
-use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use super::scan;
 use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
@@ -152,10 +153,20 @@ pub(super) struct Model<'a> {
 /// them for both.
 #[derive(Default)]
 pub(super) struct Vocab {
-    /// False for a vocabulary that is not a list.
-    pub list: bool,
+    pub kind: VocabKind,
     pub strings: Strings,
     pub scores: Vec<f64>,
+}
+
+/// What stands as the vocabulary.
+#[derive(Default, PartialEq)]
+pub(super) enum VocabKind {
+    /// Something that is no Unigram's.
+    #[default]
+    Other,
+    List,
+    /// It was taken out of the text before.
+    ReadAhead,
 }
 
 impl<'de> Deserialize<'de> for Vocab {
@@ -170,12 +181,20 @@ impl<'de> Deserialize<'de> for Vocab {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vocab, A::Error> {
                 let mut vocab = Vocab {
-                    list: true,
+                    kind: VocabKind::List,
                     strings: Strings::with_capacity(32_768, 512 << 10),
                     scores: Vec::with_capacity(32_768),
                 };
                 while seq.next_element_seed(Entry(&mut vocab))?.is_some() {}
                 Ok(vocab)
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Vocab, E> {
+                let kind = match text {
+                    scan::MARK => VocabKind::ReadAhead,
+                    _ => VocabKind::Other,
+                };
+                Ok(Vocab { kind, ..Vocab::default() })
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vocab, A::Error> {
@@ -207,8 +226,7 @@ impl<'de> Visitor<'de> for Entry<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
         let Vocab { strings, scores, .. } = self.0;
-        seq.next_element_seed(Piece(strings))?
-            .ok_or_else(|| A::Error::invalid_length(0, &"[piece, score]"))?;
+        seq.next_element_seed(Piece(strings))?.ok_or_else(|| A::Error::invalid_length(0, &"[piece, score]"))?;
         let score = seq.next_element()?;
         scores.push(score.ok_or_else(|| A::Error::invalid_length(1, &"[piece, score]"))?);
         match seq.next_element::<IgnoredAny>()? {
@@ -237,8 +255,17 @@ impl Visitor<'_> for Piece<'_> {
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
-        self.0.push(text).map_err(E::custom)
+        self.0.push(text).map_err(|limit| E::custom(format_args!("{LIMIT} {limit}")))
     }
+}
+
+/// How the messages of what is too much begin.
+const LIMIT: &str = "more than";
+
+/// Whether an error is about a limit: then the file is refused, not handed on to the `tokenizers`
+/// crate, which would take many times its size in memory.
+pub(super) fn is_limit(error: &str) -> bool {
+    error.starts_with(LIMIT)
 }
 
 /// A list of at most `N`; longer ones do not arise, and would cost far more memory than text.
@@ -252,14 +279,14 @@ where
         type Value = Vec<T>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            write!(f, "a list of at most {N}")
+            f.write_str("a list")
         }
 
         fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
             let mut list = Vec::new();
             while let Some(item) = seq.next_element()? {
                 if list.len() == N {
-                    return Err(A::Error::invalid_length(N + 1, &self));
+                    return Err(A::Error::custom(format_args!("{LIMIT} {N} entries")));
                 }
                 list.push(item);
             }
@@ -270,22 +297,20 @@ where
 }
 
 /// A map of at most 256 entries, as pairs.
-fn pairs<'de: 'a, 'a, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Vec<(Str<'a>, Ids)>, D::Error> {
+fn pairs<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(Str<'a>, Ids)>, D::Error> {
     struct Pairs;
     impl<'de> Visitor<'de> for Pairs {
         type Value = Vec<(Str<'de>, Ids)>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a map of at most 256 entries")
+            f.write_str("a map")
         }
 
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
             let mut list = Vec::new();
             while let Some(entry) = map.next_entry()? {
                 if list.len() == 256 {
-                    return Err(A::Error::invalid_length(257, &self));
+                    return Err(A::Error::custom(format_args!("{LIMIT} 256 entries")));
                 }
                 list.push(entry);
             }

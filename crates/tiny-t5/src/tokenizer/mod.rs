@@ -10,7 +10,7 @@
 //! |---|---|
 //! | `pipeline` | the stages of a text, in order; `normalizer`, `charsmap`, `added`, `unigram` are one each |
 //! | `pieces` | which pieces a text begins with |
-//! | `recognise`, `json` | tokenizer.json; `base64` for its character map |
+//! | `recognise`, `json`, `scan` | tokenizer.json; `base64` for its character map |
 //! | `spiece`, `protobuf` | spiece.model |
 //! | `config` | tokenizer_config.json |
 //! | `bytes` | ByT5 |
@@ -32,6 +32,7 @@ mod pieces;
 mod pipeline;
 mod protobuf;
 mod recognise;
+mod scan;
 mod spiece;
 mod stream;
 mod unigram;
@@ -40,9 +41,9 @@ pub use error::TokenizerError;
 pub use stream::TextStream;
 
 use config::Config;
-use error::read;
+use error::found;
 use std::borrow::Cow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What a checkpoint's config.json tells about a tokenizer that has no file: ByT5's.
 #[derive(Clone, Copy, Debug, Default)]
@@ -66,7 +67,7 @@ pub struct Tokenizer {
 
 enum Inner {
     Pipeline(Box<pipeline::Pipeline>),
-    Bytes(bytes::ByteTokens),
+    Bytes(Box<bytes::ByteTokens>),
     #[cfg(feature = "tokenizer")]
     Crate(Box<fallback::Foreign>),
 }
@@ -91,15 +92,29 @@ impl Tokenizer {
     /// If a file cannot be read, or is not what its name promises: a file that is there is never
     /// passed over.
     pub fn open(dir: &Path, hint: Hint<'_>) -> Result<Option<Self>, TokenizerError> {
+        Self::open_with(dir, hint, |path| std::fs::read(path))
+    }
+
+    /// [`open`](Self::open) with files from `read`: mapped ones, which spare a process that
+    /// encodes one text the copy.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); `NotFound` from `read` means that there is no such file.
+    pub fn open_with<B: AsRef<[u8]>>(
+        dir: &Path,
+        hint: Hint<'_>,
+        mut read: impl FnMut(&Path) -> std::io::Result<B>,
+    ) -> Result<Option<Self>, TokenizerError> {
+        let mut read = |path: PathBuf| found(read(&path), &path);
         let path = |name: &str| dir.join(name);
         let shown = |name: &str| path(name).display().to_string();
-        let config = read(&path(config::NAME))?;
-        let config = Config::parse(config.as_deref(), &shown(config::NAME))?;
-        if let Some(json) = read(&path("tokenizer.json"))? {
-            return Self::json(&json, &config, &shown("tokenizer.json")).map(Some);
+        let config = read(path(config::NAME))?;
+        let config = Config::parse(config.as_ref().map(AsRef::as_ref), &shown(config::NAME))?;
+        if let Some(json) = read(path("tokenizer.json"))? {
+            return Self::json(json.as_ref(), &config, &shown("tokenizer.json")).map(Some);
         }
-        if let Some(model) = read(&path("spiece.model"))? {
-            return Self::spiece(&model, &config, &shown("spiece.model")).map(Some);
+        if let Some(model) = read(path("spiece.model"))? {
+            return Self::spiece(model.as_ref(), &config, &shown("spiece.model")).map(Some);
         }
         let is_byt5 = match (config.tokenizer_class.as_deref()).or(hint.tokenizer_class) {
             Some(class) => class == "ByT5Tokenizer",
@@ -134,10 +149,7 @@ impl Tokenizer {
     /// ByT5's: bytes, with `extra_ids` sentinels behind them (125 in the released models; at most
     /// 65,536 are made).
     pub fn bytes(extra_ids: usize) -> Self {
-        let config = Config {
-            extra_ids: Some(extra_ids.min(config::MAX_EXTRA_IDS)),
-            ..Config::default()
-        };
+        let config = Config { extra_ids: Some(extra_ids.min(config::MAX_EXTRA_IDS)), ..Config::default() };
         Self::of_bytes(&config, config::NAME).expect("sentinels are few and distinct")
     }
 
@@ -166,15 +178,11 @@ impl Tokenizer {
 
     fn of_bytes(config: &Config, file: &str) -> Result<Self, TokenizerError> {
         let tokens = bytes::ByteTokens::new(config, file)?;
-        Ok(Self::new(Inner::Bytes(tokens), "bytes", config))
+        Ok(Self::new(Inner::Bytes(Box::new(tokens)), "bytes", config))
     }
 
     fn new(inner: Inner, kind: &'static str, config: &Config) -> Self {
-        Self {
-            inner,
-            kind,
-            cleanup: config.clean_up_tokenization_spaces == Some(true),
-        }
+        Self { inner, kind, cleanup: config.clean_up_tokenization_spaces == Some(true) }
     }
 
     /// The ids of a text, with what the template adds: `</s>` at the end. Never truncated or

@@ -6,11 +6,19 @@ use std::borrow::Cow;
 pub(super) enum Step {
     Charsmap(Charsmap),
     Lowercase,
-    Strip { left: bool, right: bool },
+    Strip {
+        left: bool,
+        right: bool,
+    },
     /// Every occurrence of a string, which is not empty.
-    Replace { from: String, to: String },
+    Replace {
+        from: String,
+        to: String,
+    },
     /// Every run of two or more blanks (the regular expression ` {2,}`).
-    ReplaceBlanks { to: String },
+    ReplaceBlanks {
+        to: String,
+    },
 }
 
 /// Steps, in order.

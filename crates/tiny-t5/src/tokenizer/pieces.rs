@@ -26,19 +26,16 @@ pub(super) struct Strings {
 
 impl Strings {
     pub(super) fn with_capacity(strings: usize, bytes: usize) -> Self {
-        Self {
-            text: String::with_capacity(bytes),
-            ends: Vec::with_capacity(strings),
-        }
+        Self { text: String::with_capacity(bytes), ends: Vec::with_capacity(strings) }
     }
 
-    /// Appends a string; an error names the limit that it would break.
+    /// Appends a string; an error names the limit that there would be more than.
     pub(super) fn push(&mut self, string: &str) -> Result<(), String> {
         if self.ends.len() >= MAX_PIECES {
-            return Err(format!("more than {MAX_PIECES} pieces"));
+            return Err(format!("{MAX_PIECES} pieces"));
         }
         if self.text.len() + string.len() > MAX_TEXT {
-            return Err(format!("pieces of more than {MAX_TEXT} bytes together"));
+            return Err(format!("{MAX_TEXT} bytes of pieces"));
         }
         self.text.push_str(string);
         self.ends.push(self.text.len() as u32);
@@ -63,7 +60,7 @@ impl Strings {
         self.range(number).map_or(0, |(start, end)| end - start)
     }
 
-    /// The first twelve bytes of a string as a number that sorts as they do.
+    /// `prefix` of a string.
     fn prefix(&self, number: u32) -> u128 {
         let (start, end) = self.range(number).unwrap_or_default();
         let length = end - start;
@@ -80,17 +77,11 @@ impl Strings {
 
     /// Bytes of a string that is known to be there.
     fn bytes(&self, number: u32) -> &[u8] {
-        self.range(number)
-            .map_or(&[], |(start, end)| &self.text.as_bytes()[start..end])
+        self.range(number).map_or(&[], |(start, end)| &self.text.as_bytes()[start..end])
     }
 }
 
-/// The first eight bytes as a number that sorts as they do.
-fn key(bytes: &[u8]) -> u64 {
-    (prefix(bytes) >> 32) as u64
-}
-
-/// The first twelve bytes, likewise, in the lower 96 bits.
+/// The first twelve bytes as a number that sorts as they do, in the lower 96 bits.
 fn prefix(bytes: &[u8]) -> u128 {
     match bytes.first_chunk::<16>() {
         Some(chunk) => u128::from_be_bytes(*chunk) >> 32,
@@ -102,22 +93,22 @@ fn prefix(bytes: &[u8]) -> u128 {
     }
 }
 
-/// Whether the string of one sorted entry begins with that of another.
+/// Whether the string of a sorted entry begins with that of one before it.
 fn begins_with(strings: &Strings, entry: u128, above: u128) -> bool {
     let length = strings.length(above as u32);
     if length > 12 {
         return strings.bytes(entry as u32).starts_with(strings.bytes(above as u32));
     }
-    // A string with zero bytes at its end looks in its number like one without them.
-    (entry ^ above) >> 32 >> (96 - 8 * length) == 0 && strings.length(entry as u32) >= length
+    // Zero bytes at the end do not show in the numbers, but the entry that has fewer sorts first.
+    (entry ^ above) >> 32 >> (96 - 8 * length) == 0
 }
 
 /// Distinct strings and the order that finds prefixes among them.
 pub(super) struct Pieces {
     strings: Strings,
-    /// By rank in sorted order: first bytes, number, rank of the parent.
-    keys: Vec<u64>,
-    numbers: Vec<u32>,
+    /// In sorted order: the first twelve bytes, above the number.
+    sorted: Vec<u128>,
+    /// Rank in that order of the parent.
     parents: Vec<u32>,
 }
 
@@ -125,11 +116,10 @@ impl Pieces {
     /// Sorts `strings`; a string that is there twice is an error, and is returned.
     pub(super) fn new(strings: Strings) -> Result<Self, String> {
         let count = strings.len();
-        // The first twelve bytes and the number in one integer: those sort three times as fast as
-        // strings, and leave few runs to sort by what follows.
-        let mut sorted: Vec<u128> = (0..count as u32)
-            .map(|number| strings.prefix(number) << 32 | u128::from(number))
-            .collect();
+        // Integers sort three times as fast as strings, and leave few runs to sort by what follows
+        // the twelfth byte.
+        let mut sorted: Vec<u128> =
+            (0..count as u32).map(|number| strings.prefix(number) << 32 | u128::from(number)).collect();
         sorted.sort_unstable();
         let number = |entry: u128| entry as u32;
         for run in sorted.chunk_by_mut(|a, b| a >> 32 == b >> 32) {
@@ -159,12 +149,7 @@ impl Pieces {
             }
             open.push(rank as u32);
         }
-        Ok(Self {
-            keys: sorted.iter().map(|&entry| (entry >> 64) as u64).collect(),
-            numbers: sorted.iter().map(|&entry| number(entry)).collect(),
-            parents,
-            strings,
-        })
+        Ok(Self { sorted, parents, strings })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -177,7 +162,7 @@ impl Pieces {
 
     /// Number of the string that equals `text`.
     pub(super) fn find(&self, text: &str) -> Option<u32> {
-        let number = self.numbers[self.last_not_after(text.as_bytes())? as usize];
+        let number = self.number(self.last_not_after(text.as_bytes())?);
         (self.strings.bytes(number) == text.as_bytes()).then_some(number)
     }
 
@@ -186,12 +171,12 @@ impl Pieces {
         let mut rank = self.last_not_after(text).unwrap_or(NONE);
         let mut shared = 0;
         if rank != NONE {
-            let bytes = self.strings.bytes(self.numbers[rank as usize]);
+            let bytes = self.strings.bytes(self.number(rank));
             shared = std::iter::zip(bytes, text).take_while(|(a, b)| a == b).count();
         }
         std::iter::from_fn(move || {
             while rank != NONE {
-                let number = self.numbers[rank as usize];
+                let number = self.number(rank);
                 let length = self.strings.bytes(number).len();
                 rank = self.parents[rank as usize];
                 if length == 0 {
@@ -205,17 +190,22 @@ impl Pieces {
         })
     }
 
+    fn number(&self, rank: u32) -> u32 {
+        self.sorted[rank as usize] as u32
+    }
+
     /// Rank of the last string in sorted order that is not greater than `text`.
     fn last_not_after(&self, text: &[u8]) -> Option<u32> {
-        let wanted = key(text);
+        let wanted = prefix(text);
         let mut low = 0;
-        let mut high = self.keys.len();
+        let mut high = self.sorted.len();
         while low < high {
             let middle = low + (high - low) / 2;
-            let not_after = match self.keys[middle].cmp(&wanted) {
+            let entry = self.sorted[middle];
+            let not_after = match (entry >> 32).cmp(&wanted) {
                 Ordering::Less => true,
                 Ordering::Greater => false,
-                Ordering::Equal => self.strings.bytes(self.numbers[middle]) <= text,
+                Ordering::Equal => self.strings.bytes(entry as u32) <= text,
             };
             if not_after {
                 low = middle + 1;

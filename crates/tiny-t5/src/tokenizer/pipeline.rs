@@ -79,13 +79,7 @@ impl Pipeline {
 
     /// Appends the ids of `text` without the template's.
     pub(super) fn encode_into(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
-        let mut job = Job {
-            pipeline: self,
-            lattice: Lattice::default(),
-            word: String::new(),
-            ids,
-            error: None,
-        };
+        let mut job = Job { pipeline: self, lattice: Lattice::default(), word: String::new(), ids, error: None };
         self.added.split(text, false, |span| match span {
             Span::Token(id) => job.ids.push(id),
             Span::Text(part) => {
@@ -164,9 +158,7 @@ impl Job<'_> {
         };
         let mut word = std::mem::take(&mut self.word);
         word.clear();
-        if !text.starts_with([blank, ' '])
-            && (prepend == Prepend::Always || prepend == Prepend::First && begins)
-        {
+        if !text.starts_with([blank, ' ']) && (prepend == Prepend::Always || prepend == Prepend::First && begins) {
             word.push(blank);
         }
         for (number, part) in text.split([blank, ' ']).enumerate() {

@@ -33,9 +33,8 @@ impl<'a> Fields<'a> {
             2 => {
                 let length = self.varint()?;
                 let split = usize::try_from(length).ok().and_then(|n| self.rest.split_at_checked(n));
-                let (bytes, rest) = split.ok_or_else(|| {
-                    format!("a protobuf field of {length} bytes where {} are left", self.rest.len())
-                })?;
+                let (bytes, rest) = split
+                    .ok_or_else(|| format!("a protobuf field of {length} bytes where {} are left", self.rest.len()))?;
                 self.rest = rest;
                 Value::Bytes(bytes)
             }
@@ -85,9 +84,8 @@ mod tests {
 
     #[test]
     fn every_wire_type() {
-        let mut fields = Fields::new(&[
-            0x08, 0x96, 0x01, 0x12, 2, b'h', b'i', 0x1d, 0, 0, 0x80, 0x3f, 0x21, 1, 0, 0, 0, 0, 0, 0, 0,
-        ]);
+        let mut fields =
+            Fields::new(&[0x08, 0x96, 0x01, 0x12, 2, b'h', b'i', 0x1d, 0, 0, 0x80, 0x3f, 0x21, 1, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(fields.next(), Ok(Some((1, Value::Varint(150)))));
         assert_eq!(fields.next(), Ok(Some((2, Value::Bytes(b"hi")))));
         assert_eq!(fields.next(), Ok(Some((3, Value::Fixed32(0x3f80_0000)))));

@@ -5,11 +5,13 @@ use super::added::{AddedToken, AddedTokens};
 use super::base64;
 use super::charsmap::Charsmap;
 use super::error::{TokenizerError, one_line, quoted};
-use super::json::{Added, File, Model, Part, Pattern, Post, Stage};
+use super::json::{self, Added, File, Model, Part, Pattern, Post, Stage, VocabKind};
 use super::normalizer::{Normalizer, Step};
 use super::pieces::Pieces;
 use super::pipeline::{Decoder, Metaspace, Pipeline, Prepend, Words};
+use super::scan;
 use super::unigram::Unigram;
+use serde_json::error::Category;
 
 /// Why there is no own pipeline.
 pub(super) enum No {
@@ -30,14 +32,30 @@ fn foreign<T>(what: impl Into<String>) -> Result<T, No> {
 }
 
 /// The own pipeline of a tokenizer.json; `file` names it in errors.
-pub(super) fn pipeline(json: &[u8], file: &str) -> Result<Pipeline, No> {
-    let parsed: File<'_> = serde_json::from_slice(json).map_err(|error| {
+pub(super) fn pipeline(bytes: &[u8], file: &str) -> Result<Pipeline, No> {
+    // The vocabulary first, if it is laid out plainly; what is wrong in the rest is found again,
+    // and placed in the whole file, the plain way.
+    if let Some((rest, vocab)) = scan::ahead(bytes)
+        && let Ok(mut parsed) = serde_json::from_slice::<File<'_>>(&rest)
+        && parsed.model.vocab.kind == VocabKind::ReadAhead
+    {
+        parsed.model.vocab = vocab;
+        return assemble(parsed, file);
+    }
+    let parsed = serde_json::from_slice(bytes).map_err(|error| {
         let message = one_line(&error.to_string());
         match error.classify() {
-            serde_json::error::Category::Data => No::Foreign(message),
+            Category::Data if json::is_limit(&message) => {
+                No::Broken(TokenizerError::format(file, message, "a tokenizer's size"))
+            }
+            Category::Data => No::Foreign(message),
             _ => No::Broken(TokenizerError::format(file, message, "JSON")),
         }
     })?;
+    assemble(parsed, file)
+}
+
+fn assemble(parsed: File<'_>, file: &str) -> Result<Pipeline, No> {
     if let Some(version) = parsed.version.filter(|version| version.0 != "1.0") {
         return foreign(format!("version {}", quoted(&version.0)));
     }
@@ -53,15 +71,7 @@ pub(super) fn pipeline(json: &[u8], file: &str) -> Result<Pipeline, No> {
     let added = parsed.added_tokens.into_iter().map(added_token);
     let added = added.collect::<Result<Vec<_>, _>>()?;
     let added = AddedTokens::new(added, &model, &normalizer).map_err(No::Foreign)?;
-    let pipeline = Pipeline {
-        normalizer,
-        words,
-        model,
-        added,
-        before,
-        after,
-        decoder,
-    };
+    let pipeline = Pipeline { normalizer, words, model, added, before, after, decoder };
     match pipeline.unsupported() {
         Some(what) => foreign(what),
         None => Ok(pipeline),
@@ -95,10 +105,7 @@ fn add_steps(stage: Stage<'_>, file: &str, steps: &mut Vec<Step>) -> Result<(), 
             };
             let to = content.0.into_owned();
             match stage.pattern {
-                Some(Pattern::String(from)) if !from.0.is_empty() => Step::Replace {
-                    from: from.0.into_owned(),
-                    to,
-                },
+                Some(Pattern::String(from)) if !from.0.is_empty() => Step::Replace { from: from.0.into_owned(), to },
                 Some(Pattern::Regex(regex)) if regex.0 == " {2,}" => Step::ReplaceBlanks { to },
                 Some(Pattern::Regex(regex)) => {
                     return foreign(format!("a Replace of the regular expression {}", quoted(&regex.0)));
@@ -113,10 +120,7 @@ fn add_steps(stage: Stage<'_>, file: &str, steps: &mut Vec<Step>) -> Result<(), 
 }
 
 fn words(stage: Option<Stage<'_>>) -> Result<Words, No> {
-    let mut words = Words {
-        at_whitespace: false,
-        metaspace: None,
-    };
+    let mut words = Words { at_whitespace: false, metaspace: None };
     let Some(stage) = stage else { return Ok(words) };
     let stages = match stage.kind.0.as_ref() {
         "Sequence" => stage.pretokenizers,
@@ -144,11 +148,7 @@ fn metaspace(stage: &Stage<'_>) -> Result<Metaspace, No> {
         (Some("first"), Some(true) | None) => Prepend::First,
         _ => return foreign("a Metaspace whose add_prefix_space and prepend_scheme disagree"),
     };
-    Ok(Metaspace {
-        blank,
-        prepend,
-        split: stage.split.unwrap_or(true),
-    })
+    Ok(Metaspace { blank, prepend, split: stage.split.unwrap_or(true) })
 }
 
 fn decoder(stage: Option<Stage<'_>>) -> Result<Decoder, No> {
@@ -190,14 +190,14 @@ fn template(post: Option<Post<'_>>) -> Result<(Vec<u32>, Vec<u32>), No> {
 }
 
 fn model(model: Model<'_>) -> Result<Unigram, No> {
-    if model.kind.0 != "Unigram" || !model.vocab.list {
+    if model.kind.0 != "Unigram" || model.vocab.kind != VocabKind::List {
         return foreign(format!("the model {}", quoted(&model.kind.0)));
     }
     if model.byte_fallback {
         return foreign("a Unigram with byte_fallback");
     }
-    let pieces = Pieces::new(model.vocab.strings)
-        .map_err(|twice| No::Foreign(format!("the piece {} twice", quoted(&twice))))?;
+    let pieces =
+        Pieces::new(model.vocab.strings).map_err(|twice| No::Foreign(format!("the piece {} twice", quoted(&twice))))?;
     let unknown = match model.unk_id {
         Some(id) if id >= pieces.len() => {
             return foreign(format!("unk_id {id} in a vocabulary of {}", pieces.len()));

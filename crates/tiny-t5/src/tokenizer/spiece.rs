@@ -45,11 +45,7 @@ struct Model<'a> {
 }
 
 /// The pipeline of a spiece.model; `file` names it in errors.
-pub(super) fn pipeline(
-    bytes: &[u8],
-    config: &Config,
-    file: &str,
-) -> Result<Pipeline, TokenizerError> {
+pub(super) fn pipeline(bytes: &[u8], config: &Config, file: &str) -> Result<Pipeline, TokenizerError> {
     let bad = |found: String, expected| TokenizerError::format(file, found, expected);
     let mut model = read(bytes).map_err(|found| bad(found, "a SentencePiece model"))?;
     let model_type = model.model_type.unwrap_or(UNIGRAM);
@@ -69,7 +65,7 @@ pub(super) fn pipeline(
     // Sentinels follow the pieces, the last one first; a model that has one as a piece keeps that.
     let sentinels = (0..config.extra_ids.unwrap_or(EXTRA_IDS)).rev().map(sentinel);
     let missing: Vec<String> = sentinels.filter(|s| !model.sentinels.contains(s.as_str())).collect();
-    let many = |found| bad(found, "a vocabulary of fewer");
+    let many = |limit| bad(format!("more than {limit}"), "fewer pieces and extra_ids");
     (missing.iter().try_for_each(|s| model.strings.push(s))).map_err(many)?;
     model.scores.resize(model.strings.len(), 0.0);
     let pieces = Pieces::new(model.strings)
@@ -108,10 +104,7 @@ pub(super) fn pipeline(
     (pieces.find(&pad).into_iter()).for_each(|id| add(special(id)));
     (config.more_special()).for_each(|token| add(token.added((false, false))));
     for &(id, is_special) in &model.control {
-        add(AddedToken {
-            special: is_special,
-            ..special(id)
-        });
+        add(AddedToken { special: is_special, ..special(id) });
     }
     missing.into_iter().map(AddedToken::special).for_each(&mut add);
 
@@ -121,19 +114,11 @@ pub(super) fn pipeline(
         normalizer.steps.push(Step::Charsmap(map));
     }
     let model = Unigram::new(pieces, model.scores, Some(unknown));
-    let metaspace = Metaspace {
-        blank: '▁',
-        prepend: Prepend::Always,
-        split: true,
-    };
+    let metaspace = Metaspace { blank: '▁', prepend: Prepend::Always, split: true };
     Ok(Pipeline {
-        added: AddedTokens::new(tokens, &model, &normalizer)
-            .map_err(|found| bad(found, "distinct tokens"))?,
+        added: AddedTokens::new(tokens, &model, &normalizer).map_err(|found| bad(found, "distinct tokens"))?,
         normalizer,
-        words: Words {
-            at_whitespace: true,
-            metaspace: Some(metaspace),
-        },
+        words: Words { at_whitespace: true, metaspace: Some(metaspace) },
         model,
         before: Vec::new(),
         after: vec![eos_id],
@@ -209,7 +194,7 @@ fn read_piece<'a>(bytes: &'a [u8], model: &mut Model<'a>) -> Result<(), String> 
     if text.starts_with("<extra_id_") {
         model.sentinels.insert(text);
     }
-    model.strings.push(text)?;
+    model.strings.push(text).map_err(|limit| format!("more than {limit}"))?;
     model.scores.push(score.into());
     Ok(())
 }

@@ -36,10 +36,7 @@ impl<'a> TextStream<'a> {
                 Inner::Pipeline(_) => State::Tokens(0),
                 Inner::Bytes(_) => State::Bytes(Vec::new()),
                 #[cfg(feature = "tokenizer")]
-                Inner::Crate(_) => State::Crate {
-                    ids: Vec::new(),
-                    done: String::new(),
-                },
+                Inner::Crate(_) => State::Crate { ids: Vec::new(), done: String::new() },
             },
             unclean: String::new(),
         }
@@ -64,15 +61,10 @@ impl<'a> TextStream<'a> {
     /// # Errors
     /// If the `tokenizers` crate cannot decode.
     pub fn finish(self) -> Result<String, TokenizerError> {
-        let Self { mut unclean, .. } = self;
-        #[cfg(feature = "tokenizer")]
-        if let (Inner::Crate(inner), State::Crate { ids, done }) = (&self.tokenizer.inner, &self.state) {
-            let text = inner.decode(ids, self.skip_special)?;
-            unclean.push_str(&text[shared(&text, done)..]);
-        }
+        let text = self.unclean + &held(self.tokenizer, &self.state, self.skip_special)?;
         Ok(match self.tokenizer.cleanup {
-            true => cleanup::clean(&unclean),
-            false => unclean,
+            true => cleanup::clean(&text),
+            false => text,
         })
     }
 
@@ -105,9 +97,18 @@ impl<'a> TextStream<'a> {
     }
 }
 
-/// Length of the beginning that two texts share.
-#[cfg(feature = "tokenizer")]
-fn shared(a: &str, b: &str) -> usize {
-    let same = std::iter::zip(a.chars(), b.chars()).take_while(|(a, b)| a == b);
-    same.map(|(a, _)| a.len_utf8()).sum()
+/// Text that waited for an id which did not come.
+#[cfg_attr(not(feature = "tokenizer"), expect(unused_variables))]
+fn held(tokenizer: &Tokenizer, state: &State, skip_special: bool) -> Result<String, TokenizerError> {
+    match (&tokenizer.inner, state) {
+        #[cfg(feature = "tokenizer")]
+        (Inner::Crate(inner), State::Crate { ids, done }) => {
+            let text = inner.decode(ids, skip_special)?;
+            let same = std::iter::zip(text.chars(), done.chars()).take_while(|(a, b)| a == b);
+            let out: usize = same.map(|(a, _)| a.len_utf8()).sum();
+            Ok(text[out..].to_owned())
+        }
+        // A token is out at once; bytes that are no character vanish.
+        _ => Ok(String::new()),
+    }
 }

@@ -44,12 +44,7 @@ impl Unigram {
     /// `scores` has one number a piece, `unknown` is below their count.
     pub(super) fn new(pieces: Pieces, scores: Vec<f64>, unknown: Option<u32>) -> Self {
         let lowest = scores.iter().fold(f64::INFINITY, |low, &s| if s < low { s } else { low });
-        Self {
-            pieces,
-            scores,
-            unknown,
-            unknown_score: lowest - UNKNOWN_PENALTY,
-        }
+        Self { pieces, scores, unknown, unknown_score: lowest - UNKNOWN_PENALTY }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -69,12 +64,7 @@ impl Unigram {
     }
 
     /// Appends the ids of a word.
-    pub(super) fn encode(
-        &self,
-        word: &str,
-        lattice: &mut Lattice,
-        ids: &mut Vec<u32>,
-    ) -> Result<(), TokenizerError> {
+    pub(super) fn encode(&self, word: &str, lattice: &mut Lattice, ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
         let no_unknown = || TokenizerError::NoUnknown { found: quoted(word) };
         let bytes = word.as_bytes();
         if u32::try_from(bytes.len()).is_err() {
@@ -82,11 +72,7 @@ impl Unigram {
         }
         let nodes = &mut lattice.nodes;
         nodes.clear();
-        let unreached = Node {
-            score: 0.0,
-            start: NO_START,
-            id: 0,
-        };
+        let unreached = Node { score: 0.0, start: NO_START, id: 0 };
         nodes.resize(bytes.len() + 1, unreached);
 
         for (start, character) in word.char_indices() {
@@ -97,11 +83,7 @@ impl Unigram {
                 let node = &mut nodes[start + length];
                 let score = score + here;
                 if node.start == NO_START || score > node.score {
-                    *node = Node {
-                        score,
-                        start: start as u32,
-                        id: id?,
-                    };
+                    *node = Node { score, start: start as u32, id: id? };
                 }
                 Some(())
             };

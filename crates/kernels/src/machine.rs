@@ -1,0 +1,77 @@
+//! What this machine can do at most: the limits that the kernels are held against, measured beside them.
+
+use crate::arena::Arena;
+use crate::simd::{Isa, Kernel, LANES, Simd};
+use std::hint::black_box;
+use std::time::Instant;
+
+/// Independent chains: more than the latency of an FMA times the units that a core has.
+const CHAINS: usize = 12;
+/// Rounds of a timed burst: well under a millisecond, so that some burst runs undisturbed.
+const ROUNDS: usize = 20_000;
+
+struct Fma;
+
+impl Kernel for Fma {
+    type Out = f32;
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        let (a, b) = (s.splat(black_box(0.999)), s.splat(black_box(0.001)));
+        let mut chains = [s.splat(1.0); CHAINS];
+        for _ in 0..ROUNDS {
+            for chain in &mut chains {
+                *chain = s.mul_add(*chain, a, b);
+            }
+        }
+        chains.into_iter().map(|c| s.sum(c)).sum()
+    }
+}
+
+/// Floating-point operations a second of one thread: a fused multiply-add counts 2. The best of `bursts` bursts.
+#[must_use]
+pub fn fma_peak(isa: Isa, bursts: usize) -> f64 {
+    let flops = (2 * LANES * CHAINS * ROUNDS) as f64;
+    let burst = |_| {
+        let start = Instant::now();
+        black_box(isa.run(Fma));
+        flops / start.elapsed().as_secs_f64()
+    };
+    (0..bursts.max(1)).map(burst).fold(0.0, f64::max)
+}
+
+struct Read<'a>(&'a [f32]);
+
+impl Kernel for Read<'_> {
+    type Out = f32;
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        let mut top = [s.splat(0.0); 8];
+        let (lines, _) = self.0.as_chunks::<{ 8 * LANES }>();
+        for line in lines {
+            let (registers, _) = line.as_chunks::<LANES>();
+            for (top, x) in top.iter_mut().zip(registers) {
+                *top = s.max(s.from_array(x), *top);
+            }
+        }
+        top.into_iter().map(|t| s.sum(t)).sum()
+    }
+}
+
+/// Bytes a second that one thread reads when it sweeps `bytes` bytes over and over; each of `sweeps` timed alone, the
+/// fastest and the median.
+///
+/// # Errors
+/// Where the system gives no memory.
+pub fn read_bandwidth(isa: Isa, bytes: usize, sweeps: usize) -> std::io::Result<(f64, f64)> {
+    let mut arena = Arena::new(bytes.next_multiple_of(8 * LANES * 4))?;
+    arena.bytes_mut().fill(1);
+    let floats: &[f32] = bytemuck::cast_slice(arena.bytes());
+    let sweep = |_| {
+        let start = Instant::now();
+        black_box(isa.run(Read(black_box(floats))));
+        bytes as f64 / start.elapsed().as_secs_f64()
+    };
+    let mut speeds: Vec<f64> = (0..sweeps.max(3)).map(sweep).collect();
+    speeds.sort_by(f64::total_cmp);
+    Ok((speeds[speeds.len() - 1], speeds[speeds.len() / 2]))
+}

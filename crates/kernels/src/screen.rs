@@ -1,0 +1,431 @@
+//! Which rows of a large matrix can have the largest product with a vector, at the cost of reading int8.
+//!
+//! The LM head of a small T5 is most of what a decoder step reads, and greedy search wants one thing of it: the row
+//! with the largest logit. The screen keeps an int8 copy of the matrix and, for each row, how far the copy can be off. A scan
+//! over the copy gives every logit within rigorous bounds; rows whose upper bound is below the best lower bound cannot win. The
+//! few that are left are computed exactly, by the same chain as [`crate::matmul`]: the winner, ties and all, is that of
+//! the full f32 product.
+//!
+//! ```text
+//! build:  c_k = 2^i near the rms of column k         w' = w / c, h' = h c: the same products
+//!         s_v = max |w'_v| / 127, q_v = round(w'_v / s_v)
+//!         E_v >= |w'_v - s_v q_v|, W_v >= |w'_v|      Euclidean norms, rounded up
+//! scan:   h' ~ t x, x in -8191..=8191                 two digits of 7 bits: one load of q, two integer products
+//!         w_v h is within E_v |t x| + W_v (|h' - t x| + g |h'|) + slack of s_v t (q_v x)
+//! ```
+//!
+//! g |w'| |h'| bounds what the f32 chain itself rounds away: g = K u / (1 - K u), u = 2^-24 (Higham, *Accuracy and
+//! Stability of Numerical Algorithms*, lemma 3.1). The slack covers the f32 arithmetic of the bounds, and numbers so small that
+//! they are subnormal. Column scales keep outlier columns, as trained embeddings have, from coarsening all others.
+//! Integer sums are exact, so the survivors, too, are the same on every instruction set.
+
+use crate::region::{MAX_CHUNKS, Team};
+use crate::simd::{Isa, Kernel, LANES, Simd};
+use std::ops::Range;
+
+/// Inputs up to which the sum of 127 * 8191 * k products fits an i32.
+pub const SCREEN_MAX_K: usize = 2048;
+/// Vectors that are screened together.
+pub const SCREEN_ROWS: usize = 8;
+
+/// Bytes behind a panel's weights: scale, E, W and the sum of q, for 16 rows.
+const BOUNDS: usize = 4 * LANES * 4;
+/// Rounding unit of f32.
+const U: f64 = 1.0 / (1 << 24) as f64;
+
+/// Bytes of the screen of a matrix [n, k].
+#[must_use]
+pub fn screen_bytes(n: usize, k: usize) -> usize {
+    n.div_ceil(LANES) * panel_bytes(k)
+}
+
+fn panel_bytes(k: usize) -> usize {
+    k.div_ceil(4) * 4 * LANES + BOUNDS
+}
+
+/// The power of two for each column, near the root of its mean square over sample rows: [k].
+pub fn column_scales<'a>(rows: impl Iterator<Item = &'a [f32]>, k: usize) -> Vec<f32> {
+    let mut squares = vec![0f64; k];
+    let mut count = 0;
+    for row in rows {
+        count += 1;
+        squares.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x) * f64::from(*x));
+    }
+    let scale = |sum: f64| {
+        let rms = (sum / f64::from(count.max(1))).sqrt();
+        // A column of zeros, or one that is not finite, is left as it is.
+        let exponent = if rms > 0.0 && rms.is_finite() { rms.log2().round().clamp(-40.0, 40.0) } else { 0.0 };
+        exponent.exp2() as f32
+    };
+    squares.into_iter().map(scale).collect()
+}
+
+/// Packs 16 rows (zeros where absent); false where a number is not finite, so that no bound holds.
+///
+/// `rows` are [k] each, `scales` [k] powers of two, `panel` has `screen_bytes(16, k)` bytes.
+///
+/// # Panics
+/// Where the lengths do not fit together.
+pub fn pack_screen(isa: Isa, rows: &[Option<&[f32]>; LANES], scales: &[f32], panel: &mut [u8]) -> bool {
+    assert_eq!(panel.len(), panel_bytes(scales.len()));
+    isa.run(PackScreen { rows, scales, panel })
+}
+
+struct PackScreen<'a> {
+    rows: &'a [Option<&'a [f32]>; LANES],
+    scales: &'a [f32],
+    panel: &'a mut [u8],
+}
+
+impl Kernel for PackScreen<'_> {
+    type Out = bool;
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> bool {
+        let k = self.scales.len();
+        let (weights, bounds) = self.panel.split_at_mut(self.panel.len() - BOUNDS);
+        let (groups, _) = weights.as_chunks_mut::<{ 4 * LANES }>();
+        let mut finite = true;
+        for (lane, row) in self.rows.iter().enumerate() {
+            let row = row.unwrap_or(&[]);
+            assert!(row.is_empty() || row.len() == k);
+            let mut quantised = [0i8; SCREEN_MAX_K];
+            let bound = quantise(row, self.scales, &mut quantised);
+            finite &= bound.is_finite();
+            for (group, q) in groups.iter_mut().zip(quantised.as_chunks::<4>().0) {
+                group[4 * lane..4 * lane + 4].copy_from_slice(&q.map(|q| q as u8));
+            }
+            let parts = [
+                bound.scale.to_le_bytes(),
+                bound.error.to_le_bytes(),
+                bound.norm.to_le_bytes(),
+                bound.sum.to_le_bytes(),
+            ];
+            for (i, part) in parts.iter().enumerate() {
+                bounds[(i * LANES + lane) * 4..][..4].copy_from_slice(part);
+            }
+        }
+        finite
+    }
+}
+
+struct Bound {
+    scale: f32,
+    error: f32,
+    norm: f32,
+    sum: i32,
+}
+
+impl Bound {
+    fn is_finite(&self) -> bool {
+        self.scale.is_finite() && self.error.is_finite() && self.norm.is_finite()
+    }
+}
+
+/// Plain loops over lanes, which the compiler turns into vectors of the instruction set that it is inlined into.
+#[inline(always)]
+fn quantise(row: &[f32], scales: &[f32], out: &mut [i8]) -> Bound {
+    let mut top = [0f32; LANES];
+    let mut nan = 0u32;
+    for (row, scales) in row.chunks(LANES).zip(scales.chunks(LANES)) {
+        for ((top, x), c) in top.iter_mut().zip(row).zip(scales) {
+            let x = (x / c).abs();
+            nan |= u32::from(x.is_nan());
+            *top = if x > *top { x } else { *top };
+        }
+    }
+    let top = top.into_iter().fold(0f32, f32::max);
+    if nan != 0 {
+        return Bound { scale: f32::NAN, error: 0.0, norm: 0.0, sum: 0 };
+    }
+    let scale = top / 127.0;
+    let inverse = if scale > f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 };
+    let (mut errors, mut norms, mut sums) = ([0f64; LANES], [0f64; LANES], [0i32; LANES]);
+    for ((row, scales), out) in row.chunks(LANES).zip(scales.chunks(LANES)).zip(out.chunks_mut(LANES)) {
+        for i in 0..row.len() {
+            let x = row[i] / scales[i];
+            // Adding 1.5 * 2^23 rounds to a whole number; 127.5 cannot come, but for a rounding that `clamp` catches.
+            let q = ((x * inverse + 12_582_912.0) - 12_582_912.0).clamp(-127.0, 127.0);
+            let error = f64::from(x) - f64::from(scale) * f64::from(q);
+            errors[i] += error * error;
+            norms[i] += f64::from(x) * f64::from(x);
+            sums[i] += q as i32;
+            out[i] = q as i8;
+        }
+    }
+    // f64 sums of at most 2048 squares are right to 1e-12; the rest of the margin covers subnormal x / c.
+    let up = |squares: [f64; LANES]| ((squares.iter().sum::<f64>().sqrt() * (1.0 + 1e-9) + 1e-37) as f32).next_up();
+    Bound { scale, error: up(errors), norm: up(norms), sum: sums.iter().sum() }
+}
+
+/// A vector, ready to be screened.
+#[derive(Debug, Clone, Default)]
+pub struct Query {
+    /// The digits of x + 8192, four inputs a word: high, low.
+    digits: Vec<[u32; 2]>,
+    /// t
+    scale: f32,
+    /// What E is multiplied with.
+    of_error: f32,
+    /// What W is multiplied with.
+    of_norm: f32,
+}
+
+/// Added to every radius: more than all that subnormal numbers can lose.
+const TINY: f32 = 1e-30;
+
+impl Query {
+    /// Prepares `h` [k]; false where the bounds would not hold or not help: numbers that are not finite, or all zero.
+    pub fn prepare(&mut self, h: &[f32], scales: &[f32]) -> bool {
+        let k = scales.len();
+        let scaled = || h.iter().zip(scales).map(|(h, c)| h * c);
+        let top = scaled().fold(0f32, |top, x| top.max(x.abs()));
+        // A NaN leaves `top` alone: the norm shows it.
+        let scale = top / 8191.0;
+        let inverse = 1.0 / scale;
+        self.digits.clear();
+        self.digits.resize(k.div_ceil(4), [0; 2]);
+        let (mut norm, mut near, mut off) = (0f64, 0f64, 0f64);
+        for (i, x) in scaled().enumerate() {
+            let whole = (x * inverse).round_ties_even().clamp(-8191.0, 8191.0);
+            let digits = (whole as i32 + 8192) as u32;
+            let shift = i % 4 * 8;
+            self.digits[i / 4][0] |= (digits >> 7) << shift;
+            self.digits[i / 4][1] |= (digits & 127) << shift;
+            let rounded = f64::from(scale) * f64::from(whole);
+            norm += f64::from(x) * f64::from(x);
+            near += rounded * rounded;
+            off += (f64::from(x) - rounded) * (f64::from(x) - rounded);
+        }
+        let gamma = k as f64 * U / (1.0 - k as f64 * U);
+        let (norm, near, off) = (norm.sqrt(), near.sqrt(), off.sqrt());
+        // The centre s t (q x) takes five roundings in f32 and its size is at most (W + E) |t x|: 16 u covers them and those
+        // of the radius itself.
+        let slack = 16.0 * U;
+        let up = |x: f64| ((x * (1.0 + 1e-6)) as f32).next_up();
+        self.scale = scale;
+        self.of_error = up(near * (1.0 + slack));
+        self.of_norm = up(off + gamma * norm + slack * near + 1e-30);
+        // Padding with digits of zero would count 8192 a column: the sum of q is of real columns only, and q is 0 there.
+        let fine = |x: f32| x.is_finite() && x < 1e18;
+        norm.is_finite() && scale > 1e-30 && inverse.is_finite() && fine(self.of_error) && fine(self.of_norm)
+    }
+}
+
+/// The packed screen of a matrix [n, k].
+#[derive(Debug, Clone, Copy)]
+pub struct Screen<'a> {
+    n: usize,
+    k: usize,
+    panels: &'a [u8],
+}
+
+impl<'a> Screen<'a> {
+    /// A view of a packed screen.
+    ///
+    /// # Panics
+    /// Where `panels` has not [`screen_bytes`] bytes, or `k` is over [`SCREEN_MAX_K`].
+    #[must_use]
+    pub fn new(n: usize, k: usize, panels: &'a [u8]) -> Screen<'a> {
+        assert!(k <= SCREEN_MAX_K && panels.len() == screen_bytes(n, k), "screen of a matrix [{n}, {k}]");
+        Screen { n, k, panels }
+    }
+
+    /// Bounds of every product: `lower` and `upper` are [queries, padded(n)].
+    ///
+    /// # Panics
+    /// Where there are more than [`SCREEN_ROWS`] queries, or a length does not fit.
+    pub fn scan(&self, isa: Isa, team: &Team, queries: &[Query], lower: &mut [f32], upper: &mut [f32]) {
+        let panels = self.n.div_ceil(LANES);
+        let width = panels * LANES;
+        assert!(queries.len() <= SCREEN_ROWS && queries.iter().all(|q| q.digits.len() == self.k.div_ceil(4)));
+        assert!(lower.len() == queries.len() * width && upper.len() == lower.len());
+        let out = Out(lower.as_mut_ptr(), upper.as_mut_ptr());
+        let scan = |panels: Range<usize>| isa.run(Scan { screen: *self, queries, panels, out: &out });
+        let chunks = (4 * team.threads()).min(panels.div_ceil(32)).clamp(1, MAX_CHUNKS);
+        if team.threads() == 1 || chunks == 1 {
+            return scan(0..panels);
+        }
+        let fours = panels.div_ceil(4);
+        let cut = |i: usize| (i * fours / chunks * 4).min(panels);
+        team.run(chunks, |_, i| scan(cut(i)..cut(i + 1)));
+    }
+}
+
+struct Out(*mut f32, *mut f32);
+
+// SAFETY: the chunks of `scan` write disjoint columns of two exclusively borrowed slices.
+unsafe impl Sync for Out {}
+
+struct Scan<'a> {
+    screen: Screen<'a>,
+    queries: &'a [Query],
+    panels: Range<usize>,
+    out: &'a Out,
+}
+
+impl Kernel for Scan<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let mut first = 0;
+        while first < self.queries.len() {
+            let m = self.queries.len() - first;
+            // SAFETY: panels below n / 16 and queries below their number lie within the slices, which `scan` checked.
+            unsafe {
+                match m {
+                    1 => self.sweep::<S, 1, 4>(s, first),
+                    2..4 => self.sweep::<S, 2, 2>(s, first),
+                    _ => self.sweep::<S, 4, 1>(s, first),
+                }
+            }
+            first += match m {
+                1 => 1,
+                2..4 => 2,
+                _ => 4,
+            };
+        }
+    }
+}
+
+impl Scan<'_> {
+    /// # Safety
+    /// `self.panels` lie within the screen and the outputs; queries `first..first + M` are there.
+    #[inline(always)]
+    unsafe fn sweep<S: Simd, const M: usize, const P: usize>(&self, s: S, first: usize) {
+        let mut panel = self.panels.start;
+        while panel < self.panels.end {
+            // SAFETY: as the caller's.
+            unsafe {
+                if panel + P <= self.panels.end {
+                    self.tile::<S, M, P>(s, first, panel);
+                    panel += P;
+                } else {
+                    self.tile::<S, M, 1>(s, first, panel);
+                    panel += 1;
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// Panels `panel..panel + P` lie within the screen and the outputs; queries `first..first + M` are there.
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const M: usize, const P: usize>(&self, s: S, first: usize, panel: usize) {
+        let k = self.screen.k;
+        let size = panel_bytes(k);
+        let queries = &self.queries[first..first + M];
+        let mut high = [[s.int_zero(); P]; M];
+        let mut low = [[s.int_zero(); P]; M];
+        // SAFETY: a panel is `size` bytes: k / 4 groups of 64, then the bounds.
+        unsafe {
+            let w = self.screen.panels.as_ptr().add(panel * size).cast::<i8>();
+            for i in 0..k.div_ceil(4) {
+                for m in 0..M {
+                    let [h, l] = *queries[m].digits.get_unchecked(i);
+                    for p in 0..P {
+                        let w = w.add(p * size + i * 4 * LANES);
+                        high[m][p] = s.dot4(high[m][p], h, w);
+                        low[m][p] = s.dot4(low[m][p], l, w);
+                    }
+                }
+            }
+            let width = self.screen.n.div_ceil(LANES) * LANES;
+            for m in 0..M {
+                let query = &queries[m];
+                for p in 0..P {
+                    let bounds = w.add(p * size + size - BOUNDS);
+                    let [scale, error, norm] = [0, 1, 2].map(|i| s.load(bounds.cast::<f32>().add(i * LANES)));
+                    let dot = s.int_to_f32(s.int_join(high[m][p], low[m][p], bounds.cast::<i32>().add(3 * LANES)));
+                    let centre = s.mul(s.mul(scale, s.splat(query.scale)), dot);
+                    let radius = s.mul_add(norm, s.splat(query.of_norm), s.splat(TINY));
+                    let radius = s.mul_add(error, s.splat(query.of_error), radius);
+                    let at = (first + m) * width + (panel + p) * LANES;
+                    s.store(self.out.0.add(at), s.sub(centre, radius));
+                    s.store(self.out.1.add(at), s.add(centre, radius));
+                }
+            }
+        }
+    }
+}
+
+/// The rows that can be the largest of those not in `apart`: their numbers, ascending, appended to `survivors`.
+///
+/// `lower` and `upper` are [n] of one query; both are changed: rows of `apart` are taken out.
+pub fn survivors(isa: Isa, lower: &mut [f32], upper: &mut [f32], apart: &[u32], survivors: &mut Vec<u32>) {
+    for row in apart {
+        lower[*row as usize] = f32::NEG_INFINITY;
+        upper[*row as usize] = f32::NEG_INFINITY;
+    }
+    isa.run(Survivors { lower, upper, survivors });
+}
+
+struct Survivors<'a> {
+    lower: &'a [f32],
+    upper: &'a [f32],
+    survivors: &'a mut Vec<u32>,
+}
+
+impl Kernel for Survivors<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (lanes, rest) = self.lower.as_chunks::<LANES>();
+        let mut top = s.splat(f32::NEG_INFINITY);
+        for lower in lanes {
+            top = s.max(s.from_array(lower), top);
+        }
+        let best = rest.iter().copied().fold(s.max_lane(top), f32::max);
+        let splat = s.splat(best);
+        for (i, upper) in self.upper.chunks(LANES).enumerate() {
+            if let Ok(upper) = <&[f32; LANES]>::try_from(upper) {
+                // Most registers have none.
+                let top = s.max_lane(s.select_lt(s.from_array(upper), splat, s.splat(0.0), s.splat(1.0)));
+                if top == 0.0 {
+                    continue;
+                }
+            }
+            let of = upper.iter().enumerate().filter(|(_, u)| **u >= best && **u > f32::NEG_INFINITY);
+            self.survivors.extend(of.map(|(lane, _)| (i * LANES + lane) as u32));
+        }
+    }
+}
+
+struct Chains<'a> {
+    x: &'a [f32],
+    rows: &'a [f32],
+    stride: usize,
+    out: &'a mut [f32],
+}
+
+impl Kernel for Chains<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        /// Chains at a time: more than the latency of an FMA.
+        const TOGETHER: usize = 8;
+        let k = self.x.len();
+        let mut rows = self.rows.chunks(self.stride);
+        for out in self.out.chunks_mut(TOGETHER) {
+            let group: [&[f32]; TOGETHER] =
+                std::array::from_fn(|i| if i < out.len() { &rows.next().unwrap_or(self.x)[..k] } else { self.x });
+            let mut sums = [0f32; TOGETHER];
+            for (i, x) in self.x.iter().enumerate() {
+                for (sum, row) in sums.iter_mut().zip(group) {
+                    *sum = x.mul_add(row[i], *sum);
+                }
+            }
+            out.copy_from_slice(&sums[..out.len()]);
+        }
+    }
+}
+
+/// out[i] = sum over k of x[k] rows[i][k], each the chain of [`crate::matmul`]: for a few rows that are not packed.
+///
+/// `rows` is [out, stride], of which the first k of a row count; `x` is [k].
+///
+/// # Panics
+/// Where the lengths do not fit together.
+pub fn chains(isa: Isa, x: &[f32], rows: &[f32], stride: usize, out: &mut [f32]) {
+    assert!(stride >= x.len() && stride > 0 && rows.len() >= out.len() * stride);
+    isa.run(Chains { x, rows, stride, out });
+}

@@ -55,6 +55,9 @@ fn main() {
         ] {
             product(isa, m, n, k);
         }
+        for queries in [1, 2, 4, 8] {
+            screen(isa, 32128, 256, queries);
+        }
         for (n, k) in [(768, 256), (256, 256), (1024, 256), (256, 1024), (2048, 512), (512, 2048)] {
             vector(isa, n, k);
         }
@@ -110,6 +113,33 @@ fn vector(isa: Isa, n: usize, k: usize) {
         "  matmul/1x{n}x{k}, {copies} matrices: {:.1} GB/s (fastest {:.1}), {:.0} % of reading {:.1}",
         bytes / median / 1e9,
         bytes / fast / 1e9,
+        100.0 * bytes / median / limit,
+        limit / 1e9
+    );
+}
+
+/// The int8 screen of an LM head, beside reading its bytes.
+fn screen(isa: Isa, n: usize, k: usize, queries: usize) {
+    let row: Vec<f32> = (0..k).map(|i| (i * 7 % 31) as f32 * 0.1 - 1.5).collect();
+    let scales = vec![1.0; k];
+    let mut arena = Arena::new(screen_bytes(n, k)).unwrap();
+    for panel in arena.bytes_mut().chunks_exact_mut(screen_bytes(LANES, k)) {
+        assert!(pack_screen(isa, &[Some(&row[..]); LANES], &scales, panel));
+    }
+    let mut all = vec![Query::default(); queries];
+    assert!(all.iter_mut().all(|q| q.prepare(isa, &row, &scales, screen_digits(isa, queries))));
+    let (mut lower, mut upper) = (vec![0.0; queries * padded(n)], vec![0.0; queries * padded(n)]);
+    let bytes = screen_bytes(n, k) as f64;
+    let (_, limit) = machine::read_bandwidth(isa, bytes as usize, 60).unwrap();
+    let (fast, median) = time(100, || {
+        let screen = Screen::new(n, k, arena.bytes());
+        screen.scan(isa, &Team::alone(), &all, &mut lower, &mut upper);
+    });
+    println!(
+        "  screen/{queries}x{n}x{k}: {:.0} us (fastest {:.0}), {:.1} GB/s, {:.0} % of reading {:.1}",
+        median * 1e6,
+        fast * 1e6,
+        bytes / median / 1e9,
         100.0 * bytes / median / limit,
         limit / 1e9
     );

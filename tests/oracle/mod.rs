@@ -1,5 +1,7 @@
 //! The kernels again, as plain loops over f32: what every instruction set and thread count is compared with, by `==`.
 
+#![allow(dead_code)] // each test takes what it needs
+
 /// out[m][n] = chain over k ascending of fma(a[m][k], w[n][k], .), from `from[m][n]`.
 pub fn matmul(a: &[f32], w: &[f32], m: usize, n: usize, k: usize, from: impl Fn(usize, usize) -> f32) -> Vec<f32> {
     let mut out = Vec::with_capacity(m * n);

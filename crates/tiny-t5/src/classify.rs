@@ -48,7 +48,8 @@ impl T5 {
                 let logits = self.with_state(|exec, _| {
                     let stride = padded(encoding.d_model);
                     let mut hidden = vec![0.0; ids.len() * stride];
-                    for (to, row) in hidden.chunks_exact_mut(stride).zip(encoding.hidden.chunks_exact(encoding.d_model)) {
+                    for (to, row) in hidden.chunks_exact_mut(stride).zip(encoding.hidden.chunks_exact(encoding.d_model))
+                    {
                         to[..row.len()].copy_from_slice(row);
                     }
                     self.linear(exec, linear, &hidden, ids.len())
@@ -89,7 +90,13 @@ impl T5 {
     }
 
     /// The decoder's states for the source itself, shifted right by the start token: [ids, padded(d_model)].
-    fn shifted(&self, decoder: &Stack, exec: Exec<'_>, state: &mut crate::generate::State, ids: &[u32]) -> Result<Vec<f32>> {
+    fn shifted(
+        &self,
+        decoder: &Stack,
+        exec: Exec<'_>,
+        state: &mut crate::generate::State,
+        ids: &[u32],
+    ) -> Result<Vec<f32>> {
         let start = self.config().decoder_start_token_id;
         let shifted: Vec<u32> = std::iter::once(start).chain(ids[..ids.len() - 1].iter().copied()).collect();
         let mut states = Vec::new();
@@ -110,7 +117,7 @@ impl T5 {
     }
 
     fn label(&self, logits: &[f32]) -> String {
-        let best = crate::generate::first_max(logits) as usize;
+        let best = crate::lm_head::first_max(logits) as usize;
         self.config().labels.get(best).cloned().unwrap_or_else(|| format!("LABEL_{best}"))
     }
 }

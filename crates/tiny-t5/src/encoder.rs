@@ -16,7 +16,13 @@ pub(crate) struct EncoderState {
 
 /// Encodes sources of any lengths, one behind the other without padding: rows of different sources never meet.
 /// Leaves the hidden states, behind the final norm, in `state.hidden`.
-pub(crate) fn encode(model: &Model, exec: Exec<'_>, scratch: &mut Scratch, state: &mut EncoderState, sources: &[&[u32]]) {
+pub(crate) fn encode(
+    model: &Model,
+    exec: Exec<'_>,
+    scratch: &mut Scratch,
+    state: &mut EncoderState,
+    sources: &[&[u32]],
+) {
     let (shape, stack, packed) = (model.shape, &model.encoder, &model.packed);
     let (stride, inner) = (shape.stride(), shape.heads.width());
     let (heads, d_kv) = (shape.heads.heads, shape.heads.d_kv);

@@ -23,12 +23,14 @@
 #![forbid(unsafe_code)]
 
 mod classify;
+mod complexity;
 mod decoder;
 mod embed;
 mod encoder;
 mod error;
 mod generate;
 mod infill;
+mod info;
 mod kv_cache;
 mod lm_head;
 mod model;
@@ -41,6 +43,7 @@ pub mod tokenizer;
 mod weights;
 
 pub use classify::Classification;
+pub use complexity::{Flops, Parameters};
 pub use embed::{Encoding, normalized};
 pub use error::{Error, Result};
 pub use generate::{Finish, Timings};

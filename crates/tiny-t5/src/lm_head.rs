@@ -1,11 +1,25 @@
-//! From the decoder's hidden states to logits.
+//! From the decoder's hidden states to logits, or straight to the best token.
+//!
+//! Greedy search wants the largest logit only. [`LmHead::best`] finds it through an int8 screen (see `tiny_t5_kernels::Screen`):
+//! every logit within rigorous bounds, then the few that can win in f32, by the chain of the full product. The ids are the full
+//! product's, ties and all, at a quarter of its bytes. Where the bounds do not help (numbers that are not finite, too many
+//! survivors, a processor that changes every score) the full product runs.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::stack::{Exec, room};
-use crate::weights::{Matrix, Packed, Plan};
+use crate::weights::{self, Matrix, Packed, Plan};
 use std::sync::OnceLock;
-use tiny_t5_kernels::{Epilogue, padded};
+use std::sync::atomic::{AtomicBool, Ordering};
+use tiny_t5_kernels::{
+    Arena, Epilogue, LANES, Query, SCREEN_MAX_K, SCREEN_ROWS, Screen, chains, column_scales, pack_screen, padded,
+    screen_bytes, screen_digits, survivors,
+};
+
+/// Weights from which a screen is worth its making; below it the full product is as fast.
+const SCREEN_FROM: usize = 1 << 20;
+/// Survivors beyond which the full product is faster.
+const MAX_SURVIVORS: usize = 512;
 
 /// The output matrix [vocab_size, d_model]: `lm_head.weight`, or the embedding where they are tied.
 #[derive(Debug)]
@@ -13,20 +27,60 @@ pub(crate) struct LmHead {
     name: &'static str,
     /// Packed on first use.
     packed: OnceLock<(Packed, Matrix)>,
+    /// Made on first use; none where the matrix has numbers that are not finite.
+    screen: OnceLock<Option<Packing>>,
+}
+
+/// A screen in memory.
+#[derive(Debug)]
+struct Packing {
+    arena: Arena,
+    scales: Vec<f32>,
+}
+
+/// Buffers of [`LmHead::best`], and what it saw.
+#[derive(Debug, Default)]
+pub(crate) struct Choice {
+    queries: Vec<Query>,
+    lower: Vec<f32>,
+    upper: Vec<f32>,
+    /// For each row of a chunk: the ids whose scores a processor changes.
+    apart: Vec<Vec<u32>>,
+    candidates: Vec<u32>,
+    rows: Vec<f32>,
+    values: Vec<f32>,
+    /// [vocab_size], minus infinity between uses.
+    scores: Vec<f32>,
+    logits: Vec<f32>,
+    /// Rows decided by the screen, rows that took the full product, and survivors of the former.
+    pub(crate) screened: usize,
+    pub(crate) full: usize,
+    pub(crate) survivors: usize,
+}
+
+/// How a search changes the scores of a row before it takes the best.
+pub(crate) trait Scores {
+    /// The ids whose scores [`Scores::process`] may change; false where it may change all.
+    fn touches(&self, row: usize, ids: &mut Vec<u32>) -> bool;
+    /// Changes the scores [vocab_size]. Scores of ids that it does not touch may be minus infinity instead of what they are.
+    fn process(&self, row: usize, scores: &mut [f32]);
 }
 
 impl LmHead {
     pub(crate) fn new(name: &'static str) -> LmHead {
-        LmHead { name, packed: OnceLock::new() }
+        LmHead { name, packed: OnceLock::new(), screen: OnceLock::new() }
+    }
+
+    fn tensor<'a>(&self, model: &'a Model) -> tiny_t5_checkpoint::Tensor<'a> {
+        model.checkpoint.find(self.name).expect("`Model::load` found it, and a checkpoint does not change")
     }
 
     fn packed(&self, model: &Model, exec: Exec<'_>) -> Result<&(Packed, Matrix)> {
         if let Some(packed) = self.packed.get() {
             return Ok(packed);
         }
-        let tensor = model.checkpoint.find(self.name).expect("`Model::load` found it");
         let mut plan = Plan::new(exec.isa, model.dtype);
-        let matrix = plan.rows(&[tensor]);
+        let matrix = plan.rows(&[self.tensor(model)]);
         let packed = plan.pack(exec.team)?;
         Ok(self.packed.get_or_init(|| (packed, matrix)))
     }
@@ -45,4 +99,189 @@ impl LmHead {
         exec.product(hidden, rows, packed.panels(matrix), Epilogue::Store, logits);
         Ok(logits)
     }
+
+    fn screen(&self, model: &Model, exec: Exec<'_>) -> Result<Option<&Packing>> {
+        let (n, k) = (model.config().vocab_size, model.config().d_model);
+        if n * k < SCREEN_FROM || k > SCREEN_MAX_K {
+            return Ok(None);
+        }
+        if let Some(screen) = self.screen.get() {
+            return Ok(screen.as_ref());
+        }
+        let tensor = self.tensor(model);
+        let row = |i: usize, out: &mut [f32]| weights::row(&tensor, i, model.dtype, out);
+        // A thousand rows show which columns are outliers.
+        let step = n.div_ceil(1024);
+        let mut samples = vec![0f32; n.div_ceil(step) * k];
+        samples.chunks_exact_mut(k).enumerate().for_each(|(i, out)| row(i * step, out));
+        let scales = column_scales(samples.chunks_exact(k), k);
+        let bytes = screen_bytes(n, k);
+        let mut arena = Arena::new(bytes).map_err(|source| Error::Memory { what: "LM head screen", bytes, source })?;
+        let holds = AtomicBool::new(true);
+        /// Panels of a chunk of the region.
+        const PANELS: usize = 16;
+        let panel = screen_bytes(LANES, k);
+        exec.team.chunks_mut(arena.bytes_mut(), PANELS * panel, |chunk, panels| {
+            let mut floats = vec![0f32; LANES * k];
+            for (i, panel) in panels.chunks_exact_mut(panel).enumerate() {
+                let first = (chunk * PANELS + i) * LANES;
+                let rows = (n - first).min(LANES);
+                floats.chunks_exact_mut(k).take(rows).enumerate().for_each(|(i, out)| row(first + i, out));
+                let rows = std::array::from_fn(|i| (i < rows).then(|| &floats[i * k..][..k]));
+                if !pack_screen(exec.isa, &rows, &scales, panel) {
+                    holds.store(false, Ordering::Relaxed);
+                }
+            }
+        });
+        let packing = holds.into_inner().then_some(Packing { arena, scales });
+        Ok(self.screen.get_or_init(|| packing).as_ref())
+    }
+
+    /// The id with the best score of each row, the first of equals: what the full logits, processed, would give.
+    pub(crate) fn best(
+        &self,
+        model: &Model,
+        exec: Exec<'_>,
+        hidden: &[f32],
+        rows: usize,
+        choice: &mut Choice,
+        scores: &impl Scores,
+        out: &mut Vec<u32>,
+    ) -> Result<()> {
+        out.clear();
+        let Some(packing) = self.screen(model, exec)? else {
+            let vocab_size = model.config().vocab_size;
+            let logits = self.logits(model, exec, hidden, rows, &mut choice.logits)?;
+            choice.full += rows;
+            for (row, logits) in logits.chunks_exact_mut(padded(vocab_size)).enumerate() {
+                scores.process(row, &mut logits[..vocab_size]);
+                out.push(first_max(&logits[..vocab_size]));
+            }
+            return Ok(());
+        };
+        for first in (0..rows).step_by(SCREEN_ROWS) {
+            let rows = first..(first + SCREEN_ROWS).min(rows);
+            self.best_of_chunk(model, exec, packing, hidden, rows, choice, scores, out)?;
+        }
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn best_of_chunk(
+        &self,
+        model: &Model,
+        exec: Exec<'_>,
+        packing: &Packing,
+        hidden: &[f32],
+        rows: std::ops::Range<usize>,
+        choice: &mut Choice,
+        scores: &impl Scores,
+        out: &mut Vec<u32>,
+    ) -> Result<()> {
+        let (n, k, stride) = (model.config().vocab_size, model.config().d_model, model.shape.stride());
+        let width = padded(n);
+        let screen = Screen::new(n, k, packing.arena.bytes());
+        choice.queries.resize_with(SCREEN_ROWS, Query::default);
+        choice.apart.resize_with(SCREEN_ROWS, Vec::new);
+        let hidden = |row: usize| &hidden[row * stride..][..k];
+        // Rows that the screen can serve come to the front of `queries`.
+        let mut of_query = [None; SCREEN_ROWS];
+        let mut queries = 0;
+        let digits = screen_digits(exec.isa, rows.len());
+        for (i, row) in rows.clone().enumerate() {
+            choice.apart[i].clear();
+            let few = scores.touches(row, &mut choice.apart[i]) && choice.apart[i].len() <= MAX_SURVIVORS;
+            if few && choice.queries[queries].prepare(exec.isa, hidden(row), &packing.scales, digits) {
+                of_query[i] = Some(queries);
+                queries += 1;
+            }
+        }
+        let Choice { lower, upper, .. } = choice;
+        let (lower, upper) = (room(lower, queries * width), room(upper, queries * width));
+        screen.scan(exec.isa, exec.team, &choice.queries[..queries], lower, upper);
+        for (i, row) in rows.enumerate() {
+            let decided = match of_query[i] {
+                Some(q) => self.best_of_survivors(model, exec, hidden(row), row, i, q, choice, scores),
+                None => None,
+            };
+            let best = match decided {
+                Some(best) => best,
+                None => {
+                    choice.full += 1;
+                    let padded_row = &hidden(row)[..k];
+                    let logits = self.logits(model, exec, padded_row, 1, &mut choice.logits)?;
+                    scores.process(row, &mut logits[..n]);
+                    first_max(&logits[..n])
+                }
+            };
+            out.push(best);
+        }
+        Ok(())
+    }
+
+    /// The best of the ids that the scan left over and of those whose scores change; none where they are too many.
+    #[allow(clippy::too_many_arguments)]
+    fn best_of_survivors(
+        &self,
+        model: &Model,
+        exec: Exec<'_>,
+        hidden: &[f32],
+        row: usize,
+        i: usize,
+        query: usize,
+        choice: &mut Choice,
+        scores: &impl Scores,
+    ) -> Option<u32> {
+        let (n, k) = (model.config().vocab_size, model.config().d_model);
+        let width = padded(n);
+        let Choice { lower, upper, apart, candidates, rows, values, scores: dense, .. } = choice;
+        candidates.clear();
+        let (lower, upper) = (&mut lower[query * width..][..n], &mut upper[query * width..][..n]);
+        survivors(exec.isa, lower, upper, &apart[i], candidates);
+        if candidates.is_empty() || candidates.len() > MAX_SURVIVORS {
+            return None;
+        }
+        let survived = candidates.len();
+        candidates.extend_from_slice(&apart[i]);
+        candidates.sort_unstable();
+        candidates.dedup();
+        let tensor = self.tensor(model);
+        let rows = room(rows, candidates.len() * k);
+        for (id, out) in candidates.iter().zip(rows.chunks_exact_mut(k)) {
+            weights::row(&tensor, *id as usize, model.dtype, out);
+        }
+        let values = room(values, candidates.len());
+        chains(exec.isa, hidden, rows, k, values);
+        if dense.len() < n {
+            dense.resize(n, f32::NEG_INFINITY);
+        }
+        for (id, value) in candidates.iter().zip(values.iter()) {
+            dense[*id as usize] = *value;
+        }
+        scores.process(row, &mut dense[..n]);
+        // Ascending ids: the first of equals wins.
+        let mut best = candidates[0];
+        for id in candidates.iter() {
+            if dense[*id as usize] > dense[best as usize] {
+                best = *id;
+            }
+        }
+        for id in candidates.iter() {
+            dense[*id as usize] = f32::NEG_INFINITY;
+        }
+        choice.screened += 1;
+        choice.survivors += survived;
+        Some(best)
+    }
+}
+
+/// The index of the largest score, the first of equals; 0 where none is a number.
+pub(crate) fn first_max(scores: &[f32]) -> u32 {
+    let mut best = 0;
+    for (i, score) in scores.iter().enumerate() {
+        if *score > scores[best] || scores[best].is_nan() && !score.is_nan() {
+            best = i;
+        }
+    }
+    best as u32
 }

@@ -129,7 +129,8 @@ impl<'a> Reader<'a> {
                 let index = name.strip_prefix(stack).and_then(|rest| rest.split('.').next());
                 if let Some(index) = index.and_then(|i| i.parse::<usize>().ok()).filter(|i| *i >= blocks) {
                     let file = self.checkpoint.find(name).map_or("weights", |t| t.file).to_owned();
-                    let what = format!("{name} is of block {index}, expected blocks below {blocks} ({key} in config.json)");
+                    let what =
+                        format!("{name} is of block {index}, expected blocks below {blocks} ({key} in config.json)");
                     return Err(Error::Variant { file, what });
                 }
             }
@@ -194,7 +195,9 @@ impl<'a> Reader<'a> {
         let has = |part: &str| self.checkpoint.find(&format!("{attention}.{part}.weight")).is_some();
         if has("q") && (has("k") != has("v")) {
             let file = self.checkpoint.find(&format!("{attention}.q.weight")).map_or("weights", |t| t.file).to_owned();
-            let what = format!("{attention} has only one of k and v: checkpoints with tied keys and values (skv) are not supported");
+            let what = format!(
+                "{attention} has only one of k and v: checkpoints with tied keys and values (skv) are not supported"
+            );
             return Err(Error::Variant { file, what });
         }
         let mut part = |part: &str, shape: [usize; 2]| self.tensor(&format!("{attention}.{part}.weight"), &shape, &why);

@@ -202,11 +202,30 @@ generate_options! {
 
 /// Keys of generation_config.json that cannot change the ids.
 const HARMLESS: &[&str] = &[
-    "_from_model_config", "assistant_confidence_threshold", "assistant_early_exit", "assistant_lookbehind", "cache_config",
-    "cache_implementation", "compile_config", "disable_compile", "is_assistant", "low_memory", "max_matching_ngram_size",
-    "num_assistant_tokens", "num_assistant_tokens_schedule", "output_attentions", "output_hidden_states", "output_logits",
-    "output_scores", "prefill_chunk_size", "prompt_lookup_num_tokens", "return_dict_in_generate", "return_legacy_cache",
-    "target_lookbehind", "transformers_version", "use_cache",
+    "_from_model_config",
+    "assistant_confidence_threshold",
+    "assistant_early_exit",
+    "assistant_lookbehind",
+    "cache_config",
+    "cache_implementation",
+    "compile_config",
+    "disable_compile",
+    "is_assistant",
+    "low_memory",
+    "max_matching_ngram_size",
+    "num_assistant_tokens",
+    "num_assistant_tokens_schedule",
+    "output_attentions",
+    "output_hidden_states",
+    "output_logits",
+    "output_scores",
+    "prefill_chunk_size",
+    "prompt_lookup_num_tokens",
+    "return_dict_in_generate",
+    "return_legacy_cache",
+    "target_lookbehind",
+    "transformers_version",
+    "use_cache",
 ];
 
 /// Keys that would change the ids and are not computed here, with the values that leave the ids as they are.
@@ -217,8 +236,15 @@ fn changes_ids(key: &str, value: &Value) -> bool {
         "diversity_penalty" => !is(0.0),
         "guidance_scale" => !is(1.0),
         "token_healing" => value != &Value::Bool(false),
-        "penalty_alpha" | "dola_layers" | "constraints" | "force_words_ids" | "watermarking_config" | "stop_strings"
-        | "max_time" | "top_h" | "custom_generate" => true,
+        "penalty_alpha"
+        | "dola_layers"
+        | "constraints"
+        | "force_words_ids"
+        | "watermarking_config"
+        | "stop_strings"
+        | "max_time"
+        | "top_h"
+        | "custom_generate" => true,
         _ => false,
     }
 }

@@ -58,7 +58,13 @@ impl T5 {
         Ok(Logits { values, vocab_size: self.config().vocab_size })
     }
 
-    fn forced(&self, call: &'static str, source: Source<'_>, target: &[u32], mut each: impl FnMut(&[f32])) -> Result<()> {
+    fn forced(
+        &self,
+        call: &'static str,
+        source: Source<'_>,
+        target: &[u32],
+        mut each: impl FnMut(&[f32]),
+    ) -> Result<()> {
         let (decoder, head) = self.generator(call)?;
         let source = self.ids_of("source", source)?;
         let start = self.generation_defaults().decoder_start_token_id.unwrap_or(self.config().decoder_start_token_id);

@@ -2,7 +2,9 @@
 
 use crate::relative_bias::RelativeBias;
 use crate::weights::{Heads, Matrix, Packed};
-use tiny_t5_kernels::{Activation, Epilogue, Isa, Panels, Product, Team, activate_rows, gate_rows, matmul, padded, rms_norm};
+use tiny_t5_kernels::{
+    Activation, Epilogue, Isa, Panels, Product, Team, activate_rows, gate_rows, matmul, padded, rms_norm,
+};
 
 /// The encoder's or the decoder's weights.
 #[derive(Debug)]

@@ -134,10 +134,12 @@ impl T5 {
         let checkpoint = Checkpoint::open(&folder)?;
         let config = checkpoint.config();
         let (class, vocab_size) = (config.tokenizer_class.clone(), config.vocab_size);
-        T5::assemble(checkpoint, load, start, move || Ok({
-            let hint = Hint { tokenizer_class: class.as_deref(), vocab_size };
-            Tokenizer::open(&folder, hint)?
-        }))
+        T5::assemble(checkpoint, load, start, move || {
+            Ok({
+                let hint = Hint { tokenizer_class: class.as_deref(), vocab_size };
+                Tokenizer::open(&folder, hint)?
+            })
+        })
     }
 
     /// A model from memory: the contents of config.json, generation_config.json, model.safetensors and tokenizer.json.
@@ -153,7 +155,9 @@ impl T5 {
     ) -> Result<T5> {
         let start = Instant::now();
         let checkpoint = Checkpoint::from_bytes(config, generation_config, weights)?;
-        T5::assemble(checkpoint, load, start, move || Ok(tokenizer.map(|json| Tokenizer::from_json(json, None)).transpose()?))
+        T5::assemble(checkpoint, load, start, move || {
+            Ok(tokenizer.map(|json| Tokenizer::from_json(json, None)).transpose()?)
+        })
     }
 
     /// The model compiled into the library: English spelling to IPA.
@@ -322,11 +326,11 @@ impl T5 {
         let settings = Settings::new(options, &self.inner.defaults, model.config())?;
         let ids = sources.iter().map(|source| self.ids_of("source", *source)).collect::<Result<Vec<_>>>()?;
         let slices: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
-        let answers = self.with_state(|exec, state| {
-            generate::generate((model, decoder, head), exec, state, &settings, &slices)
-        })?;
+        let answers =
+            self.with_state(|exec, state| generate::generate((model, decoder, head), exec, state, &settings, &slices))?;
         let generated = |(input_ids, answer): (Vec<u32>, generate::Answer)| {
-            let sequences = answer.found.into_iter().map(|found| self.sequence(found, &settings)).collect::<Result<_>>()?;
+            let sequences =
+                answer.found.into_iter().map(|found| self.sequence(found, &settings)).collect::<Result<_>>()?;
             let timings = Timings { load_ms: self.inner.load_ms, ..answer.timings };
             Ok(Generated { input_ids, sequences, timings })
         };
@@ -375,7 +379,11 @@ impl T5 {
         }
         if ids.len() > self.inner.max_source_tokens {
             let most = self.inner.max_source_tokens;
-            return Err(Error::input(what, format!("{} tokens", ids.len()), format!("at most {most} (max_source_tokens)")));
+            return Err(Error::input(
+                what,
+                format!("{} tokens", ids.len()),
+                format!("at most {most} (max_source_tokens)"),
+            ));
         }
         Ok(ids)
     }

@@ -99,7 +99,8 @@ impl<'a> Plan<'a> {
     /// The narrowest width that keeps every weight as it is, or the one that was asked for.
     fn width_of(&self, parts: &[Part<'_>]) -> WeightType {
         let all = |dtype| parts.iter().all(|p| p.tensor.dtype == dtype);
-        let fits_f16 = || parts.iter().all(|p| floats(&p.tensor).all(|x| !f16::from_f32(x).is_infinite() || x.is_infinite()));
+        let fits_f16 =
+            || parts.iter().all(|p| floats(&p.tensor).all(|x| !f16::from_f32(x).is_infinite() || x.is_infinite()));
         match self.dtype {
             Dtype::Bf16 => WeightType::Bf16,
             Dtype::F16 if fits_f16() => WeightType::F16,
@@ -127,8 +128,7 @@ impl<'a> Plan<'a> {
     /// Packs everything.
     pub(crate) fn pack(self, team: &Team) -> Result<Packed> {
         let bytes = self.bytes;
-        let mut arena =
-            Arena::new(bytes).map_err(|source| Error::Memory { what: "packed weights", bytes, source })?;
+        let mut arena = Arena::new(bytes).map_err(|source| Error::Memory { what: "packed weights", bytes, source })?;
         // One job a panel, each with its own part of the arena.
         let mut jobs = Vec::new();
         let mut rest = arena.bytes_mut();

@@ -15,6 +15,7 @@ use super::panels::{Panels, Storage};
 use crate::region::{MAX_CHUNKS, Team};
 use crate::simd::{Isa, Kernel, LANES, Simd};
 use half::{bf16, f16};
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// A stored weight and how 16 of them are widened.
@@ -106,6 +107,15 @@ pub struct Product<'a> {
     pub epilogue: Epilogue,
 }
 
+/// Inputs of a block, where a row has more: the weights of a block stay in the L1 cache while the rows pass.
+///
+/// Sums wait in f32 between blocks, which changes no bit. Without blocks 128 x 512 x 2048 reached 87 % of the FMA peak.
+const BLOCK_K: usize = 512;
+/// Rows that wait together between blocks of k.
+const WAITING: usize = 96;
+/// Panels of the widest tile of many rows.
+const WIDEST: usize = 2;
+
 /// Multiply-adds from which a product is worth a region of several threads.
 const PARALLEL: usize = 48 * 1024;
 /// Floats of inputs that a block of rows may have: it stays in the L2 cache beside the panels.
@@ -190,12 +200,14 @@ impl Kernel for Block<'_> {
 #[inline(always)]
 fn block<S: Simd, W: Weight>(s: S, b: &Block<'_>, w: &[W]) {
     let rows = b.rows.len();
-    let wide = match rows {
-        1 => 4,
-        2 => 2,
-        _ => S::PANELS,
+    let (tallest, wide) = match rows {
+        1 => (1, 4),
+        2 => (2, 2),
+        _ => (S::ROWS, S::PANELS),
     };
-    let tallest = if rows <= 2 { rows } else { S::ROWS };
+    let k = b.p.w.k;
+    let in_blocks = tallest > 2 && k > BLOCK_K;
+    let mut waiting = [const { MaybeUninit::<[f32; WIDEST * LANES]>::uninit() }; WAITING];
     let mut panel = b.panels.start;
     while panel < b.panels.end {
         let left = b.panels.end - panel;
@@ -206,82 +218,113 @@ fn block<S: Simd, W: Weight>(s: S, b: &Block<'_>, w: &[W]) {
         } else {
             1
         };
-        let mut row = b.rows.start;
-        while row < b.rows.end {
-            let m = tallest.min(b.rows.end - row);
-            // SAFETY: `matmul` checked that every row below m and every panel below n / 16 lies within the slices.
-            unsafe {
-                match group {
-                    4 => at::<S, W, 1, 4>(s, b, w, row, panel),
-                    2 => rows_of::<S, W, 2>(s, b, w, row, m, panel),
-                    _ => rows_of::<S, W, 1>(s, b, w, row, m, panel),
+        let many = if in_blocks { WAITING / tallest * tallest } else { rows };
+        let mut first = b.rows.start;
+        while first < b.rows.end {
+            let last = (first + many).min(b.rows.end);
+            let mut from = 0;
+            while from < k || from == 0 {
+                // The last block takes what is left, up to one and a half.
+                let to = if in_blocks && k - from > BLOCK_K * 3 / 2 { from + BLOCK_K } else { k };
+                let mut row = first;
+                while row < last {
+                    let m = tallest.min(last - row);
+                    let waiting = if in_blocks { &mut waiting[row - first..] } else { &mut [][..] };
+                    let at = At { row, panel, from, to, waiting };
+                    // SAFETY: `matmul` checked that every row below m and every panel below n / 16 lies within the slices.
+                    unsafe {
+                        match group {
+                            4 => at.tile::<S, W, 1, 4>(s, b, w),
+                            2 => at.rows::<S, W, 2>(s, b, w, m),
+                            _ => at.rows::<S, W, 1>(s, b, w, m),
+                        }
+                    }
+                    row += m;
                 }
+                from = to.max(1);
             }
-            row += m;
+            first = last;
         }
         panel += group;
     }
 }
 
-/// # Safety
-/// Rows `row..row + m` and panels `panel..panel + P` lie within the operands.
-#[inline(always)]
-unsafe fn rows_of<S: Simd, W: Weight, const P: usize>(
-    s: S,
-    b: &Block<'_>,
-    w: &[W],
+/// Where a tile is: its first row and panel, its inputs `from..to`, and the sums of earlier inputs, a row each: written by
+/// the tile of the same rows and panels that ended at `from`.
+struct At<'a> {
     row: usize,
-    m: usize,
     panel: usize,
-) {
-    // SAFETY: as the caller's.
-    unsafe {
-        match m {
-            1 => at::<S, W, 1, P>(s, b, w, row, panel),
-            2 => at::<S, W, 2, P>(s, b, w, row, panel),
-            3 => at::<S, W, 3, P>(s, b, w, row, panel),
-            4 => at::<S, W, 4, P>(s, b, w, row, panel),
-            5 => at::<S, W, 5, P>(s, b, w, row, panel),
-            6 => at::<S, W, 6, P>(s, b, w, row, panel),
-            7 => at::<S, W, 7, P>(s, b, w, row, panel),
-            8 => at::<S, W, 8, P>(s, b, w, row, panel),
-            9 => at::<S, W, 9, P>(s, b, w, row, panel),
-            10 => at::<S, W, 10, P>(s, b, w, row, panel),
-            11 => at::<S, W, 11, P>(s, b, w, row, panel),
-            _ => at::<S, W, 12, P>(s, b, w, row, panel),
-        }
-    }
+    from: usize,
+    to: usize,
+    waiting: &'a mut [MaybeUninit<[f32; WIDEST * LANES]>],
 }
 
-/// # Safety
-/// Rows `row..row + M` and panels `panel..panel + P` lie within the operands.
-#[inline(always)]
-unsafe fn at<S: Simd, W: Weight, const M: usize, const P: usize>(
-    s: S,
-    b: &Block<'_>,
-    w: &[W],
-    row: usize,
-    panel: usize,
-) {
-    if M > S::ROWS {
-        return; // never asked for: `block` cuts rows to S::ROWS; here so that no code is made for it
+impl At<'_> {
+    /// # Safety
+    /// Rows `row..row + m` and panels `panel..panel + P` lie within the operands.
+    #[inline(always)]
+    unsafe fn rows<S: Simd, W: Weight, const P: usize>(self, s: S, b: &Block<'_>, w: &[W], m: usize) {
+        // SAFETY: as the caller's.
+        unsafe {
+            match m {
+                1 => self.tile::<S, W, 1, P>(s, b, w),
+                2 => self.tile::<S, W, 2, P>(s, b, w),
+                3 => self.tile::<S, W, 3, P>(s, b, w),
+                4 => self.tile::<S, W, 4, P>(s, b, w),
+                5 => self.tile::<S, W, 5, P>(s, b, w),
+                6 => self.tile::<S, W, 6, P>(s, b, w),
+                7 => self.tile::<S, W, 7, P>(s, b, w),
+                8 => self.tile::<S, W, 8, P>(s, b, w),
+                9 => self.tile::<S, W, 9, P>(s, b, w),
+                10 => self.tile::<S, W, 10, P>(s, b, w),
+                11 => self.tile::<S, W, 11, P>(s, b, w),
+                _ => self.tile::<S, W, 12, P>(s, b, w),
+            }
+        }
     }
-    let (k, lda) = (b.p.w.k, b.p.lda);
-    // SAFETY: the caller vouches for the rows and panels, `matmul` for the slices that hold them.
-    unsafe {
-        let a = b.p.a.as_ptr().add(row * lda);
-        let w = w.as_ptr().add(panel * k * LANES);
-        let sums = tile::<S, W, M, P>(s, k, (a, lda), (w, k * LANES, LANES), [[s.splat(0.0); P]; M]);
-        let out = b.out.to.add(row * b.out.stride + panel * LANES);
-        for (m, sums) in sums.into_iter().enumerate() {
-            for (p, sum) in sums.into_iter().enumerate() {
-                let to = out.add(m * b.out.stride + p * LANES);
-                let value = match b.p.epilogue {
-                    Epilogue::Store => sum,
-                    Epilogue::Add => s.add(s.load(to), sum),
-                    Epilogue::Relu => s.max(s.splat(0.0), sum),
-                };
-                s.store(to, value);
+
+    /// # Safety
+    /// Rows `row..row + M` and panels `panel..panel + P` lie within the operands.
+    #[inline(always)]
+    unsafe fn tile<S: Simd, W: Weight, const M: usize, const P: usize>(self, s: S, b: &Block<'_>, w: &[W]) {
+        if M > S::ROWS {
+            return; // never asked for: `block` cuts rows to S::ROWS; here so that no code is made for it
+        }
+        let At { row, panel, from, to, waiting } = self;
+        let (k, lda) = (b.p.w.k, b.p.lda);
+        let mut sums = [[s.splat(0.0); P]; M];
+        // SAFETY: the caller vouches for the rows and panels, `matmul` for the slices that hold them; a waiting row has
+        // room for the widest tile that waits, WIDEST panels, and was written by the block of inputs before this one.
+        unsafe {
+            if from > 0 {
+                for (sums, waiting) in sums.iter_mut().zip(waiting.iter()) {
+                    for (p, sum) in sums.iter_mut().enumerate() {
+                        *sum = s.load(waiting.as_ptr().cast::<f32>().add(p * LANES));
+                    }
+                }
+            }
+            let a = b.p.a.as_ptr().add(row * lda + from);
+            let w = w.as_ptr().add((panel * k + from) * LANES);
+            let sums = tile::<S, W, M, P>(s, to - from, (a, lda), (w, k * LANES, LANES), sums);
+            if to < k {
+                for (sums, waiting) in sums.iter().zip(waiting.iter_mut()) {
+                    for (p, sum) in sums.iter().enumerate() {
+                        s.store(waiting.as_mut_ptr().cast::<f32>().add(p * LANES), *sum);
+                    }
+                }
+                return;
+            }
+            let out = b.out.to.add(row * b.out.stride + panel * LANES);
+            for (m, sums) in sums.into_iter().enumerate() {
+                for (p, sum) in sums.into_iter().enumerate() {
+                    let to = out.add(m * b.out.stride + p * LANES);
+                    let value = match b.p.epilogue {
+                        Epilogue::Store => sum,
+                        Epilogue::Add => s.add(s.load(to), sum),
+                        Epilogue::Relu => s.max(s.splat(0.0), sum),
+                    };
+                    s.store(to, value);
+                }
             }
         }
     }

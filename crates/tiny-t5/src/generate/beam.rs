@@ -57,11 +57,8 @@ pub(crate) fn beam(search: &mut Search<'_>, sources: &[&[u32]]) -> Result<Vec<Ve
         .iter()
         .enumerate()
         .map(|(index, ids)| {
-            let beam = |b| Beam {
-                ids: vec![settings.start],
-                score: if b == 0 { 0.0 } else { OUT },
-                cache: index * beams + b,
-            };
+            let beam =
+                |b| Beam { ids: vec![settings.start], score: if b == 0 { 0.0 } else { OUT }, cache: index * beams + b };
             Source { ids, index, running: (0..beams).map(beam).collect(), finished: Vec::new() }
         })
         .collect();

@@ -1,9 +1,10 @@
 //! Greedy search: the best token, step by step; the first of equals.
 
-use super::processors::Context;
+use super::processors::{Context, Processor};
 use super::{Finish, Found, Search};
 use crate::decoder::Feed;
 use crate::error::Result;
+use crate::lm_head::Scores;
 
 struct Row<'a> {
     /// The start token and what was generated.
@@ -24,18 +25,14 @@ pub(crate) fn greedy(search: &mut Search<'_>, sources: &[&[u32]]) -> Result<Vec<
         ids.push(settings.start);
         rows.push(Row { ids, source, index });
     }
+    let mut best = Vec::with_capacity(rows.len());
     while !rows.is_empty() {
         search.feed(rows.iter().map(|row| (row.index, row.index, *row.ids.last().unwrap_or(&settings.start))));
-        let mut at = 0;
-        let mut logits = search.logits()?;
+        search.best(&Rows { rows: &rows, processors: &settings.processors }, &mut best)?;
+        let mut ids = best.iter();
         // Finished rows leave the batch; the others keep their order.
         rows.retain_mut(|row| {
-            let scores = logits.row(at);
-            at += 1;
-            for processor in &settings.processors {
-                processor.process(&Context { ids: &row.ids, source: row.source }, scores);
-            }
-            let id = first_max(scores);
+            let id = *ids.next().unwrap_or(&settings.start);
             row.ids.push(id);
             let finish = match settings.eos.contains(&id) {
                 true => Finish::Eos,
@@ -50,15 +47,27 @@ pub(crate) fn greedy(search: &mut Search<'_>, sources: &[&[u32]]) -> Result<Vec<
     Ok(found)
 }
 
-/// The index of the largest score, the first of equals; 0 where none is a number.
-pub(crate) fn first_max(scores: &[f32]) -> u32 {
-    let mut best = 0;
-    for (i, score) in scores.iter().enumerate() {
-        if *score > scores[best] || scores[best].is_nan() && !score.is_nan() {
-            best = i;
-        }
+/// The rows of a step, with the processors that change their scores.
+struct Rows<'a> {
+    rows: &'a [Row<'a>],
+    processors: &'a [Box<dyn Processor>],
+}
+
+impl Rows<'_> {
+    fn context(&self, row: usize) -> Context<'_> {
+        let Row { ids, source, .. } = &self.rows[row];
+        Context { ids, source }
     }
-    best as u32
+}
+
+impl Scores for Rows<'_> {
+    fn touches(&self, row: usize, ids: &mut Vec<u32>) -> bool {
+        self.processors.iter().all(|processor| processor.touches(&self.context(row), ids))
+    }
+
+    fn process(&self, row: usize, scores: &mut [f32]) {
+        self.processors.iter().for_each(|processor| processor.process(&self.context(row), scores));
+    }
 }
 
 impl Search<'_> {

@@ -5,13 +5,12 @@ mod greedy;
 mod processors;
 mod settings;
 
-pub(crate) use greedy::first_max;
 pub(crate) use settings::Settings;
 
 use crate::decoder::{self, DecoderState, Feed};
 use crate::encoder::{self, EncoderState};
 use crate::error::Result;
-use crate::lm_head::LmHead;
+use crate::lm_head::{Choice, LmHead, Scores};
 use crate::model::Model;
 use crate::stack::{Exec, Scratch, Stack};
 use std::time::Instant;
@@ -59,6 +58,10 @@ pub struct Timings {
     pub layers_ms: f64,
     /// Hidden states to logits, all steps.
     pub head_ms: f64,
+    /// Tokens that the LM head's int8 screen decided, of `new_tokens`.
+    pub screened: usize,
+    /// Rows of the LM head that the screen left to f32, over all of `screened`.
+    pub survivors: usize,
     /// All after the encoder: cross K/V, blocks, head, search.
     pub decode_ms: f64,
     /// Tokens generated, over all sequences returned.
@@ -72,6 +75,7 @@ pub(crate) struct State {
     pub(crate) encoder: EncoderState,
     pub(crate) decoder: DecoderState,
     logits: Vec<f32>,
+    choice: Choice,
     feeds: Vec<Feed>,
     ids: Vec<u32>,
 }
@@ -129,11 +133,13 @@ impl Search<'_> {
     fn run(&mut self, sources: &[&[u32]]) -> Result<Vec<Vec<Found>>> {
         let start = Instant::now();
         self.attend_to(sources);
+        (self.state.choice.screened, self.state.choice.survivors) = (0, 0);
         let found = match self.settings.num_beams {
             1 => greedy::greedy(self, sources),
             _ => beam::beam(self, sources),
         };
         self.timings.decode_ms = ms(start) - self.timings.encode_ms;
+        (self.timings.screened, self.timings.survivors) = (self.state.choice.screened, self.state.choice.survivors);
         found
     }
 
@@ -154,16 +160,32 @@ impl Search<'_> {
         decoder::begin(self.model, &mut self.state.decoder, self.decoder, count, len);
     }
 
-    /// Decodes what was fed; the logits of its rows.
-    fn logits(&mut self) -> Result<Logits<'_>> {
-        let State { scratch, decoder, logits, feeds, ids, .. } = &mut *self.state;
+    /// Decodes what was fed: hidden states.
+    fn decode(&mut self) {
+        let State { scratch, decoder, feeds, ids, .. } = &mut *self.state;
         let start = Instant::now();
         decoder::decode(self.model, self.exec, scratch, decoder, self.decoder, feeds, ids);
-        let layers = ms(start);
+        self.timings.layers_ms += ms(start);
+    }
+
+    /// Decodes what was fed; the logits of its rows.
+    fn logits(&mut self) -> Result<Logits<'_>> {
+        self.decode();
+        let start = Instant::now();
+        let State { decoder, logits, ids, .. } = &mut *self.state;
         self.head.logits(self.model, self.exec, &decoder.hidden, ids.len(), logits)?;
-        self.timings.layers_ms += layers;
-        self.timings.head_ms += ms(start) - layers;
+        self.timings.head_ms += ms(start);
         Ok(self.last_logits())
+    }
+
+    /// Decodes what was fed; the best id of each of its rows.
+    fn best(&mut self, scores: &impl Scores, best: &mut Vec<u32>) -> Result<()> {
+        self.decode();
+        let start = Instant::now();
+        let State { decoder, choice, ids, .. } = &mut *self.state;
+        self.head.best(self.model, self.exec, &decoder.hidden, ids.len(), choice, scores, best)?;
+        self.timings.head_ms += ms(start);
+        Ok(())
     }
 
     /// The logits of the last step.

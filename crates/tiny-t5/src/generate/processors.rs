@@ -16,6 +16,10 @@ pub(crate) struct Context<'a> {
 /// Changes the scores [vocab_size] of the next token.
 pub(crate) trait Processor: Send + Sync {
     fn process(&self, context: &Context<'_>, scores: &mut [f32]);
+
+    /// Adds the ids whose scores `process` changes; false where it may change all. What it tells lets the LM head compute only those
+    /// and the best of the others.
+    fn touches(&self, context: &Context<'_>, ids: &mut Vec<u32>) -> bool;
 }
 
 /// The processors that options ask for.
@@ -83,6 +87,11 @@ impl Processor for SequenceBias {
             }
         }
     }
+
+    fn touches(&self, _: &Context<'_>, ids: &mut Vec<u32>) -> bool {
+        ids.extend(self.0.iter().filter_map(|(sequence, _)| sequence.last()));
+        true
+    }
 }
 
 /// score < 0 ? score * p : score / p, once for each id.
@@ -101,6 +110,11 @@ impl Processor for RepetitionPenalty {
     fn process(&self, context: &Context<'_>, scores: &mut [f32]) {
         penalise(context.ids, self.0, scores);
     }
+
+    fn touches(&self, context: &Context<'_>, ids: &mut Vec<u32>) -> bool {
+        ids.extend_from_slice(context.ids);
+        true
+    }
 }
 
 /// Holds one over the penalty: the source's ids are favoured.
@@ -110,15 +124,22 @@ impl Processor for EncoderRepetitionPenalty {
     fn process(&self, context: &Context<'_>, scores: &mut [f32]) {
         penalise(context.source, self.0, scores);
     }
+
+    fn touches(&self, context: &Context<'_>, ids: &mut Vec<u32>) -> bool {
+        ids.extend_from_slice(context.source);
+        true
+    }
 }
 
-/// Forbids every id that followed, somewhere in `text`, the last n - 1 of `ids`.
-fn forbid_ngrams(text: &[u32], ids: &[u32], n: usize, scores: &mut [f32]) {
-    let Some(first) = ids.len().checked_sub(n - 1) else { return };
-    for window in text.windows(n) {
-        if window[..n - 1] == ids[first..] {
-            scores[window[n - 1] as usize] = f32::NEG_INFINITY;
-        }
+/// Every id that followed, somewhere in `text`, the last n - 1 of `ids`.
+fn followers<'a>(text: &'a [u32], ids: &'a [u32], n: usize) -> impl Iterator<Item = u32> + 'a {
+    let last = ids.len().checked_sub(n - 1).map(|first| &ids[first..]);
+    text.windows(n).filter(move |window| last.is_some_and(|last| window[..n - 1] == *last)).map(move |w| w[n - 1])
+}
+
+fn forbid(ids: impl IntoIterator<Item = u32>, scores: &mut [f32]) {
+    for id in ids {
+        scores[id as usize] = f32::NEG_INFINITY;
     }
 }
 
@@ -126,7 +147,12 @@ struct NoRepeatNgram(usize);
 
 impl Processor for NoRepeatNgram {
     fn process(&self, context: &Context<'_>, scores: &mut [f32]) {
-        forbid_ngrams(context.ids, context.ids, self.0, scores);
+        forbid(followers(context.ids, context.ids, self.0), scores);
+    }
+
+    fn touches(&self, context: &Context<'_>, ids: &mut Vec<u32>) -> bool {
+        ids.extend(followers(context.ids, context.ids, self.0));
+        true
     }
 }
 
@@ -134,7 +160,12 @@ struct EncoderNoRepeatNgram(usize);
 
 impl Processor for EncoderNoRepeatNgram {
     fn process(&self, context: &Context<'_>, scores: &mut [f32]) {
-        forbid_ngrams(context.source, context.ids, self.0, scores);
+        forbid(followers(context.source, context.ids, self.0), scores);
+    }
+
+    fn touches(&self, context: &Context<'_>, ids: &mut Vec<u32>) -> bool {
+        ids.extend(followers(context.source, context.ids, self.0));
+        true
     }
 }
 
@@ -147,14 +178,15 @@ struct MinLength {
 impl Processor for MinLength {
     fn process(&self, context: &Context<'_>, scores: &mut [f32]) {
         if context.ids.len() < self.least {
-            forbid(&self.eos, scores);
+            forbid(self.eos.iter().copied(), scores);
         }
     }
-}
 
-fn forbid(ids: &[u32], scores: &mut [f32]) {
-    for id in ids {
-        scores[*id as usize] = f32::NEG_INFINITY;
+    fn touches(&self, context: &Context<'_>, ids: &mut Vec<u32>) -> bool {
+        if context.ids.len() < self.least {
+            ids.extend_from_slice(&self.eos);
+        }
+        true
     }
 }
 
@@ -173,6 +205,10 @@ impl Processor for Forced {
             }
         }
     }
+
+    fn touches(&self, context: &Context<'_>, _: &mut Vec<u32>) -> bool {
+        context.ids.len() != self.len
+    }
 }
 
 struct RemoveInvalidValues;
@@ -182,6 +218,10 @@ impl Processor for RemoveInvalidValues {
         for score in scores {
             *score = if score.is_nan() { 0.0 } else { score.clamp(f32::MIN, f32::MAX) };
         }
+    }
+
+    fn touches(&self, _: &Context<'_>, _: &mut Vec<u32>) -> bool {
+        false
     }
 }
 
@@ -202,6 +242,11 @@ impl Processor for ExponentialDecay {
             }
         }
     }
+
+    fn touches(&self, _: &Context<'_>, ids: &mut Vec<u32>) -> bool {
+        ids.extend_from_slice(&self.eos);
+        true
+    }
 }
 
 /// Forbids ids: always, or only where the decoder has `len` ids.
@@ -213,8 +258,13 @@ struct Suppress {
 impl Processor for Suppress {
     fn process(&self, context: &Context<'_>, scores: &mut [f32]) {
         if self.len.is_none_or(|len| context.ids.len() == len) {
-            forbid(&self.ids, scores);
+            forbid(self.ids.iter().copied(), scores);
         }
+    }
+
+    fn touches(&self, _: &Context<'_>, ids: &mut Vec<u32>) -> bool {
+        ids.extend_from_slice(&self.ids);
+        true
     }
 }
 
@@ -224,6 +274,10 @@ impl Processor for Renormalize {
     fn process(&self, _: &Context<'_>, scores: &mut [f32]) {
         let sum = tiny_t5_kernels::log_sum_exp(tiny_t5_kernels::Isa::best(), scores);
         scores.iter_mut().for_each(|score| *score -= sum);
+    }
+
+    fn touches(&self, _: &Context<'_>, _: &mut Vec<u32>) -> bool {
+        false
     }
 }
 
@@ -254,7 +308,9 @@ mod tests {
             }
             for (got, expected) in scores.iter().zip(case["out"].as_array().unwrap()) {
                 match expected.as_f64() {
-                    Some(expected) => assert!((f64::from(*got) - expected).abs() < 1e-5, "{name}: {got}, expected {expected}"),
+                    Some(expected) => {
+                        assert!((f64::from(*got) - expected).abs() < 1e-5, "{name}: {got}, expected {expected}")
+                    }
                     None => assert_eq!(*got, f32::NEG_INFINITY, "{name}"),
                 }
             }

@@ -62,7 +62,11 @@ impl Settings {
         }
         let num_return_sequences = o.num_return_sequences.unwrap_or(1);
         if !(1..=num_beams).contains(&num_return_sequences) {
-            return Err(Error::option("num_return_sequences", num_return_sequences, format!("1 to num_beams, {num_beams}")));
+            return Err(Error::option(
+                "num_return_sequences",
+                num_return_sequences,
+                format!("1 to num_beams, {num_beams}"),
+            ));
         }
         Ok(Settings {
             max_new_tokens,

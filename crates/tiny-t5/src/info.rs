@@ -1,0 +1,43 @@
+//! What a loaded model is: counts and names, for those who want to see what they have.
+
+use crate::complexity::{Flops, Parameters};
+use crate::t5::T5;
+use tiny_t5_checkpoint::Architecture;
+use tiny_t5_kernels::Isa;
+
+impl T5 {
+    /// How many parameters the model has. Whether the output matrix is the embedding is decided by the tensors.
+    #[must_use]
+    pub fn parameters(&self) -> Parameters {
+        Parameters::of(self.config(), self.has_own_head())
+    }
+
+    /// Floating-point operations of one source of `source` tokens with a target of `target` tokens.
+    #[must_use]
+    pub fn flops(&self, source: u64, target: u64) -> Flops {
+        Flops::of(self.config(), source, target)
+    }
+
+    /// Tensors of the checkpoint that this model has no place for.
+    #[must_use]
+    pub fn unused_tensors(&self) -> &[String] {
+        &self.model().unused
+    }
+
+    /// The instruction sets that this build knows and this processor lacks, best first.
+    #[must_use]
+    pub fn missing_isas() -> Vec<&'static str> {
+        Isa::missing()
+    }
+
+    /// An lm_head is stored and is not the embedding once more.
+    fn has_own_head(&self) -> bool {
+        let model = self.model();
+        let head = match self.config().architecture {
+            Architecture::ConditionalGeneration => model.checkpoint.find("lm_head.weight"),
+            _ => None,
+        };
+        let embedding = model.embedding();
+        head.is_some_and(|head| head.dtype != embedding.dtype || head.bytes != embedding.bytes)
+    }
+}

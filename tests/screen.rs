@@ -1,0 +1,160 @@
+//! The LM head's screen against the full product: the same winner, by `==`, on matrices made to deceive it.
+
+mod oracle;
+
+use proptest::prelude::*;
+use tiny_t5_kernels::*;
+
+/// The first of the largest, by the plain chain over every row.
+fn full(h: &[f32], w: &[f32], n: usize, k: usize) -> usize {
+    let logits = oracle::matmul(h, w, 1, n, k, |_, _| 0.0);
+    (0..n).fold(0, |best, i| if logits[i] > logits[best] { i } else { best })
+}
+
+/// The winner by the screen; none where it declines.
+fn screened(isa: Isa, h: &[f32], w: &[f32], n: usize, k: usize, digits: usize) -> Option<usize> {
+    let scales = column_scales(w.chunks(k).step_by(3), k);
+    let mut packed = vec![0u8; screen_bytes(n, k)];
+    for (i, panel) in packed.chunks_exact_mut(screen_bytes(LANES, k)).enumerate() {
+        let rows = std::array::from_fn(|lane| w.chunks_exact(k).nth(i * LANES + lane));
+        if !pack_screen(isa, &rows, &scales, panel) {
+            return None;
+        }
+    }
+    let mut query = Query::default();
+    if !query.prepare(isa, h, &scales, digits) {
+        return None;
+    }
+    let (mut lower, mut upper) = (vec![0.0; padded(n)], vec![0.0; padded(n)]);
+    Screen::new(n, k, &packed).scan(isa, &Team::alone(), &[query], &mut lower, &mut upper);
+    let logits = oracle::matmul(h, w, 1, n, k, |_, _| 0.0);
+    for i in 0..n {
+        assert!(lower[i] <= logits[i] && logits[i] <= upper[i], "row {i}: {} in {}..{}", logits[i], lower[i], upper[i]);
+    }
+    let mut left = Vec::new();
+    survivors(isa, &mut lower[..n], &mut upper[..n], &[], &mut left);
+    let rows: Vec<f32> = left.iter().flat_map(|row| &w[*row as usize * k..][..k]).copied().collect();
+    let mut values = vec![0.0; left.len()];
+    chains(isa, h, &rows, k, &mut values);
+    let best = (0..left.len()).fold(0, |best, i| if values[i] > values[best] { i } else { best });
+    Some(left[best] as usize)
+}
+
+/// Rows and a vector of one of many kinds.
+fn deceive(kind: u32, seed: u64, n: usize, k: usize) -> (Vec<f32>, Vec<f32>) {
+    let uniform = |seed, len| -> Vec<f32> {
+        oracle::numbers(seed, len).iter().map(|x| if x.abs() > 1.0 { 0.5 } else { *x }).collect()
+    };
+    let (mut h, mut w) = (uniform(seed, k), uniform(seed ^ 77, n * k));
+    let pick = |i: u64, of: usize| (seed.wrapping_mul(i * 2 + 1) >> 20) as usize % of;
+    match kind {
+        // all rows the same: all tie
+        0 => (1..n).for_each(|i| w.copy_within(0..k, i * k)),
+        // one ulp apart
+        1 => {
+            (1..n).for_each(|i| w.copy_within(0..k, i * k));
+            for i in 0..n {
+                let x = &mut w[i * k + pick(i as u64, k)];
+                *x = if pick(i as u64 + 9, 2) == 0 { x.next_up() } else { x.next_down() };
+            }
+        }
+        // outlier columns
+        2 => (0..4).for_each(|i| (0..n).for_each(|row| w[row * k + pick(i, k)] *= 300.0)),
+        // one outlier in a row spoils its scale
+        3 => (0..n).step_by(5).for_each(|row| w[row * k + pick(row as u64, k)] = 900.0),
+        4 => w.fill(0.0),
+        5 => h.fill(0.0),
+        // heavy tails
+        6 => w.iter_mut().for_each(|x| *x = x.powi(9) * 50.0),
+        // near the ends of f32
+        7 => w.iter_mut().for_each(|x| *x *= 1e-38),
+        8 => h.iter_mut().for_each(|x| *x *= 1e-36),
+        9 => w.iter_mut().for_each(|x| *x *= 1e16),
+        10 => h.iter_mut().for_each(|x| *x *= 1e15),
+        11 => w[pick(3, n * k)] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX][pick(5, 4)],
+        12 => h[pick(3, k)] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX][pick(5, 4)],
+        // sums that cancel
+        13 => (0..n).for_each(|row| (1..k).step_by(2).for_each(|i| w[row * k + i] = -w[row * k + i - 1])),
+        _ => {}
+    }
+    (h, w)
+}
+
+#[test]
+fn screen_deceived_in_100000_ways_finds_the_full_products_winner() {
+    let config = ProptestConfig { cases: 100_000, failure_persistence: None, ..ProptestConfig::default() };
+    let best = Isa::best();
+    let (mut served, mut declined) = (0usize, 0usize);
+    let mut runner = proptest::test_runner::TestRunner::new_with_rng(
+        config,
+        proptest::test_runner::TestRng::deterministic_rng(proptest::test_runner::RngAlgorithm::ChaCha),
+    );
+    let (served_in, declined_in) = (std::cell::Cell::new(0usize), std::cell::Cell::new(0usize));
+    runner
+        .run(&(0u32..16, any::<u64>(), 1usize..40, 1usize..24, 1usize..3), |(kind, seed, n, k, digits)| {
+            let (h, w) = deceive(kind, seed, n, k);
+            match screened(best, &h, &w, n, k, digits) {
+                Some(winner) => {
+                    served_in.set(served_in.get() + 1);
+                    prop_assert_eq!(winner, full(&h, &w, n, k), "kind {} n {} k {}", kind, n, k);
+                }
+                None => {
+                    declined_in.set(declined_in.get() + 1);
+                    prop_assert!([4, 5, 7, 8, 9, 10, 11, 12].contains(&kind) || k < 6, "declined kind {}", kind);
+                }
+            }
+            Ok(())
+        })
+        .unwrap();
+    served += served_in.get();
+    declined += declined_in.get();
+    assert!(served > 60_000 && declined > 1_000, "{served} served, {declined} declined");
+}
+
+#[test]
+fn screen_is_the_same_on_every_isa() {
+    for (kind, n, k) in [(14, 100, 64), (2, 333, 130), (6, 1000, 257), (0, 17, 16)] {
+        let (h, w) = deceive(kind, 42, n, k);
+        for digits in [1, 2] {
+            let winners: Vec<_> = Isa::available().iter().map(|isa| screened(*isa, &h, &w, n, k, digits)).collect();
+            assert_eq!(winners, vec![Some(full(&h, &w, n, k)); winners.len()]);
+        }
+    }
+}
+
+#[test]
+fn scan_many_queries_and_threads_equal_one() {
+    let (n, k) = (2000, 96);
+    let (_, w) = deceive(14, 7, n, k);
+    let scales = column_scales(w.chunks(k), k);
+    let mut packed = vec![0u8; screen_bytes(n, k)];
+    for (i, panel) in packed.chunks_exact_mut(screen_bytes(LANES, k)).enumerate() {
+        let rows = std::array::from_fn(|lane| w.chunks_exact(k).nth(i * LANES + lane));
+        assert!(pack_screen(Isa::best(), &rows, &scales, panel));
+    }
+    let screen = Screen::new(n, k, &packed);
+    for digits in [1, 2] {
+        let mut queries = vec![Query::default(); SCREEN_ROWS];
+        for (i, query) in queries.iter_mut().enumerate() {
+            assert!(query.prepare(Isa::best(), &deceive(14, i as u64 + 1, 1, k).0, &scales, digits));
+        }
+        let alone: Vec<(Vec<f32>, Vec<f32>)> = queries
+            .iter()
+            .map(|query| {
+                let (mut lower, mut upper) = (vec![0.0; padded(n)], vec![0.0; padded(n)]);
+                screen.scan(Isa::available()[0], &Team::alone(), std::slice::from_ref(query), &mut lower, &mut upper);
+                (lower, upper)
+            })
+            .collect();
+        for isa in Isa::available() {
+            for (threads, count) in [(1, 8), (2, 7), (3, 5), (1, 3), (2, 2)] {
+                let (mut lower, mut upper) = (vec![0.0; count * padded(n)], vec![0.0; count * padded(n)]);
+                Team::enter(threads, |team| screen.scan(isa, team, &queries[..count], &mut lower, &mut upper));
+                for (i, (l, u)) in alone.iter().take(count).enumerate() {
+                    assert_eq!(&lower[i * padded(n)..][..padded(n)], l, "{} {threads} {count}", isa.name());
+                    assert_eq!(&upper[i * padded(n)..][..padded(n)], u);
+                }
+            }
+        }
+    }
+}

@@ -55,6 +55,8 @@ fn main() {
         ] {
             product(isa, m, n, k);
         }
+        packing(isa, 32128, 256);
+        packing(isa, 3840, 1024);
         for queries in [1, 2, 4, 8] {
             screen(isa, 32128, 256, queries);
         }
@@ -121,7 +123,7 @@ fn vector(isa: Isa, n: usize, k: usize) {
 /// The int8 screen of an LM head, beside reading its bytes.
 fn screen(isa: Isa, n: usize, k: usize, queries: usize) {
     let row: Vec<f32> = (0..k).map(|i| (i * 7 % 31) as f32 * 0.1 - 1.5).collect();
-    let scales = vec![1.0; k];
+    let scales = ColumnScales::new([&row[..]].into_iter(), k);
     let mut arena = Arena::new(screen_bytes(n, k)).unwrap();
     for panel in arena.bytes_mut().chunks_exact_mut(screen_bytes(LANES, k)) {
         assert!(pack_screen(isa, &[Some(&row[..]); LANES], &scales, panel));
@@ -142,5 +144,32 @@ fn screen(isa: Isa, n: usize, k: usize, queries: usize) {
         bytes / median / 1e9,
         100.0 * bytes / median / limit,
         limit / 1e9
+    );
+}
+
+/// Making the screen, and packing the same matrix.
+fn packing(isa: Isa, n: usize, k: usize) {
+    let rows: Vec<f32> = (0..n * k).map(|i| (i % 251) as f32 * 0.01 - 1.0).collect();
+    let scales = ColumnScales::new(rows.chunks(k).take(9), k);
+    let mut arena = Arena::new(screen_bytes(n, k)).unwrap();
+    let each = |lane: usize, panel: usize| &rows[(panel * LANES + lane) * k..][..k];
+    let (fast, median) = time(10, || {
+        for (i, panel) in arena.bytes_mut().chunks_exact_mut(screen_bytes(LANES, k)).enumerate() {
+            pack_screen(isa, &std::array::from_fn(|lane| Some(each(lane, i))), &scales, panel);
+        }
+    });
+    println!("  pack_screen/{n}x{k}: {:.2} ms (fastest {:.2})", median * 1e3, fast * 1e3);
+    let mut packed = Arena::new(Panels::len(n, k) * 4).unwrap();
+    let floats: &mut [f32] = bytemuck::cast_slice_mut(packed.bytes_mut());
+    let (fast, median) = time(10, || {
+        for (i, panel) in floats.chunks_exact_mut(LANES * k).enumerate() {
+            pack_panel(&std::array::from_fn(|lane| Some(each(lane, i))), panel, |x: &f32| *x);
+        }
+    });
+    println!(
+        "  pack_panel/{n}x{k}: {:.2} ms (fastest {:.2}), {:.1} GB/s",
+        median * 1e3,
+        fast * 1e3,
+        (n * k * 4) as f64 / median / 1e9
     );
 }

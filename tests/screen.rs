@@ -11,12 +11,18 @@ fn full(h: &[f32], w: &[f32], n: usize, k: usize) -> usize {
     (0..n).fold(0, |best, i| if logits[i] > logits[best] { i } else { best })
 }
 
+/// A row with zeros behind it.
+fn wide(row: &[f32], k: usize) -> Vec<f32> {
+    row.iter().copied().chain(std::iter::repeat_n(0.0, padded(k) - k)).collect()
+}
+
 /// The winner by the screen; none where it declines.
 fn screened(isa: Isa, h: &[f32], w: &[f32], n: usize, k: usize, digits: usize) -> Option<usize> {
-    let scales = column_scales(w.chunks(k).step_by(3), k);
+    let scales = ColumnScales::new(w.chunks(k).step_by(3), k);
     let mut packed = vec![0u8; screen_bytes(n, k)];
     for (i, panel) in packed.chunks_exact_mut(screen_bytes(LANES, k)).enumerate() {
-        let rows = std::array::from_fn(|lane| w.chunks_exact(k).nth(i * LANES + lane));
+        let wide: Vec<Vec<f32>> = w.chunks_exact(k).skip(i * LANES).take(LANES).map(|row| wide(row, k)).collect();
+        let rows = std::array::from_fn(|lane| wide.get(lane).map(Vec::as_slice));
         if !pack_screen(isa, &rows, &scales, panel) {
             return None;
         }
@@ -126,10 +132,11 @@ fn screen_is_the_same_on_every_isa() {
 fn scan_many_queries_and_threads_equal_one() {
     let (n, k) = (2000, 96);
     let (_, w) = deceive(14, 7, n, k);
-    let scales = column_scales(w.chunks(k), k);
+    let scales = ColumnScales::new(w.chunks(k), k);
     let mut packed = vec![0u8; screen_bytes(n, k)];
     for (i, panel) in packed.chunks_exact_mut(screen_bytes(LANES, k)).enumerate() {
-        let rows = std::array::from_fn(|lane| w.chunks_exact(k).nth(i * LANES + lane));
+        let wide: Vec<Vec<f32>> = w.chunks_exact(k).skip(i * LANES).take(LANES).map(|row| wide(row, k)).collect();
+        let rows = std::array::from_fn(|lane| wide.get(lane).map(Vec::as_slice));
         assert!(pack_screen(Isa::best(), &rows, &scales, panel));
     }
     let screen = Screen::new(n, k, &packed);

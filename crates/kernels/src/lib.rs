@@ -31,8 +31,7 @@ pub use matmul::{Epilogue, Panels, Product, Storage, WeightType, matmul, pack_pa
 pub use region::{MAX_CHUNKS, Team};
 pub use rms_norm::rms_norm;
 pub use screen::{
-    Query, SCREEN_MAX_K, SCREEN_ROWS, Screen, chains, column_scales, pack_screen, screen_bytes, screen_digits,
-    survivors,
+    ColumnScales, Query, SCREEN_MAX_K, SCREEN_ROWS, Screen, chains, pack_screen, screen_bytes, screen_digits, survivors,
 };
 pub use simd::{Isa, LANES, UnknownIsa, padded};
 pub use softmax::log_sum_exp;

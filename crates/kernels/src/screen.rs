@@ -21,7 +21,7 @@
 //! Integer sums are exact, so the survivors, too, are the same on every instruction set.
 
 use crate::region::{MAX_CHUNKS, Team};
-use crate::simd::{Isa, Kernel, LANES, Simd};
+use crate::simd::{Isa, Kernel, LANES, Simd, padded};
 use std::ops::Range;
 
 /// Inputs up to which the sum of 127 * 8191 * k products fits an i32.
@@ -44,63 +44,80 @@ fn panel_bytes(k: usize) -> usize {
     k.div_ceil(4) * 4 * LANES + BOUNDS
 }
 
-/// The power of two for each column, near the root of its mean square over sample rows: [k].
-pub fn column_scales<'a>(rows: impl Iterator<Item = &'a [f32]>, k: usize) -> Vec<f32> {
-    let mut squares = vec![0f64; k];
-    let mut count = 0;
-    for row in rows {
-        count += 1;
-        squares.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x) * f64::from(*x));
-    }
-    let scale = |sum: f64| {
-        let rms = (sum / f64::from(count.max(1))).sqrt();
-        // A column of zeros, or one that is not finite, is left as it is.
-        let exponent = if rms > 0.0 && rms.is_finite() { rms.log2().round().clamp(-40.0, 40.0) } else { 0.0 };
-        exponent.exp2() as f32
-    };
-    squares.into_iter().map(scale).collect()
+/// A power of two for each column, and one over it.
+#[derive(Debug, Clone)]
+pub struct ColumnScales {
+    k: usize,
+    /// [padded(k)]
+    scale: Vec<f32>,
+    /// [padded(k)], zero behind k
+    inverse: Vec<f32>,
 }
 
-/// Packs 16 rows (zeros where absent); false where a number is not finite, so that no bound holds.
+impl ColumnScales {
+    /// Scales near the root of each column's mean square over sample rows [k].
+    pub fn new<'a>(rows: impl Iterator<Item = &'a [f32]>, k: usize) -> ColumnScales {
+        let mut squares = vec![0f64; k];
+        let mut count = 0;
+        for row in rows {
+            count += 1;
+            squares.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x) * f64::from(*x));
+        }
+        let scale = |sum: f64| {
+            let rms = (sum / f64::from(count.max(1))).sqrt();
+            // A column of zeros, or one that is not finite, is left as it is.
+            let exponent = if rms > 0.0 && rms.is_finite() { rms.log2().round().clamp(-40.0, 40.0) } else { 0.0 };
+            exponent.exp2() as f32
+        };
+        let mut scale: Vec<f32> = squares.into_iter().map(scale).collect();
+        let mut inverse: Vec<f32> = scale.iter().map(|c| 1.0 / c).collect();
+        scale.resize(padded(k), 1.0);
+        inverse.resize(padded(k), 0.0);
+        ColumnScales { k, scale, inverse }
+    }
+}
+
+/// Packs 16 rows (zeros where absent); false where a number is too large for the bounds to hold, or none.
 ///
-/// `rows` are [k] each, `scales` [k] powers of two, `panel` has `screen_bytes(16, k)` bytes.
+/// `rows` are [padded(k)] each, `panel` has `screen_bytes(16, k)` bytes.
 ///
 /// # Panics
 /// Where the lengths do not fit together.
-pub fn pack_screen(isa: Isa, rows: &[Option<&[f32]>; LANES], scales: &[f32], panel: &mut [u8]) -> bool {
-    assert_eq!(panel.len(), panel_bytes(scales.len()));
+pub fn pack_screen(isa: Isa, rows: &[Option<&[f32]>; LANES], scales: &ColumnScales, panel: &mut [u8]) -> bool {
+    assert!(panel.len() == panel_bytes(scales.k) && scales.k <= SCREEN_MAX_K);
+    assert!(rows.iter().flatten().all(|row| row.len() == padded(scales.k)));
     isa.run(PackScreen { rows, scales, panel })
 }
 
 struct PackScreen<'a> {
     rows: &'a [Option<&'a [f32]>; LANES],
-    scales: &'a [f32],
+    scales: &'a ColumnScales,
     panel: &'a mut [u8],
 }
 
 impl Kernel for PackScreen<'_> {
     type Out = bool;
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> bool {
-        let k = self.scales.len();
+    fn run<S: Simd>(self, s: S) -> bool {
         let (weights, bounds) = self.panel.split_at_mut(self.panel.len() - BOUNDS);
         let (groups, _) = weights.as_chunks_mut::<{ 4 * LANES }>();
+        let mut quantised = [[0i8; LANES]; SCREEN_MAX_K / LANES];
         let mut holds = true;
         for (lane, row) in self.rows.iter().enumerate() {
-            let row = row.unwrap_or(&[]);
-            assert!(row.is_empty() || row.len() == k);
-            let mut quantised = [0i8; SCREEN_MAX_K];
-            let bound = quantise(row, self.scales, &mut quantised);
+            let bound = match row {
+                Some(row) => quantise(s, row, &self.scales.inverse, &mut quantised),
+                None => {
+                    quantised.fill([0; LANES]);
+                    Bound::default()
+                }
+            };
             holds &= bound.holds();
-            for (group, q) in groups.iter_mut().zip(quantised.as_chunks::<4>().0) {
+            let (fours, _) = quantised.as_flattened().as_chunks::<4>();
+            for (group, q) in groups.iter_mut().zip(fours) {
                 group[4 * lane..4 * lane + 4].copy_from_slice(&q.map(|q| q as u8));
             }
-            let parts = [
-                bound.scale.to_le_bytes(),
-                bound.error.to_le_bytes(),
-                bound.norm.to_le_bytes(),
-                bound.sum.to_le_bytes(),
-            ];
+            let Bound { scale, error, norm, sum } = bound;
+            let parts = [scale.to_le_bytes(), error.to_le_bytes(), norm.to_le_bytes(), sum.to_le_bytes()];
             for (i, part) in parts.iter().enumerate() {
                 bounds[(i * LANES + lane) * 4..][..4].copy_from_slice(part);
             }
@@ -109,6 +126,7 @@ impl Kernel for PackScreen<'_> {
     }
 }
 
+#[derive(Default)]
 struct Bound {
     scale: f32,
     error: f32,
@@ -123,40 +141,35 @@ impl Bound {
     }
 }
 
-/// Plain loops over lanes, which the compiler turns into vectors of the instruction set that it is inlined into.
 #[inline(always)]
-fn quantise(row: &[f32], scales: &[f32], out: &mut [i8]) -> Bound {
-    let mut top = [0f32; LANES];
-    let mut nan = 0u32;
-    for (row, scales) in row.chunks(LANES).zip(scales.chunks(LANES)) {
-        for ((top, x), c) in top.iter_mut().zip(row).zip(scales) {
-            let x = (x / c).abs();
-            nan |= u32::from(x.is_nan());
-            *top = if x > *top { x } else { *top };
-        }
+fn quantise<S: Simd>(s: S, row: &[f32], inverse: &[f32], out: &mut [[i8; LANES]]) -> Bound {
+    let (row, _) = row.as_chunks::<LANES>();
+    let (inverse, _) = inverse.as_chunks::<LANES>();
+    let zero = s.splat(0.0);
+    let mut top = zero;
+    for (x, c) in row.iter().zip(inverse) {
+        let x = s.mul(s.from_array(x), s.from_array(c));
+        top = s.max(s.max(x, s.sub(zero, x)), top);
     }
-    let top = top.into_iter().fold(0f32, f32::max);
-    if nan != 0 {
-        return Bound { scale: f32::NAN, error: 0.0, norm: 0.0, sum: 0 };
+    let scale = s.max_lane(top) / 127.0;
+    let up = if scale > f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 };
+    let (up, down, magic, most) = (s.splat(up), s.splat(-scale), s.splat(12_582_912.0), s.splat(127.0));
+    let (mut errors, mut norms, mut sums) = (zero, zero, zero);
+    for ((x, c), out) in row.iter().zip(inverse).zip(out) {
+        let x = s.mul(s.from_array(x), s.from_array(c));
+        // Adding 1.5 * 2^23 rounds to a whole number.
+        let q = s.sub(s.mul_add(x, up, magic), magic);
+        let q = s.max(s.sub(zero, most), s.min(most, q));
+        let error = s.mul_add(down, q, x);
+        errors = s.mul_add(error, error, errors);
+        norms = s.mul_add(x, x, norms);
+        sums = s.add(sums, q);
+        // SAFETY: `out` is 16 bytes. A NaN stores some byte, and the norms tell.
+        unsafe { s.store_i8(out.as_mut_ptr(), q) };
     }
-    let scale = top / 127.0;
-    let inverse = if scale > f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 };
-    let (mut errors, mut norms, mut sums) = ([0f64; LANES], [0f64; LANES], [0i32; LANES]);
-    for ((row, scales), out) in row.chunks(LANES).zip(scales.chunks(LANES)).zip(out.chunks_mut(LANES)) {
-        for i in 0..row.len() {
-            let x = row[i] / scales[i];
-            // Adding 1.5 * 2^23 rounds to a whole number; 127.5 cannot come, but for a rounding that `clamp` catches.
-            let q = ((x * inverse + 12_582_912.0) - 12_582_912.0).clamp(-127.0, 127.0);
-            let error = f64::from(x) - f64::from(scale) * f64::from(q);
-            errors[i] += error * error;
-            norms[i] += f64::from(x) * f64::from(x);
-            sums[i] += q as i32;
-            out[i] = q as i8;
-        }
-    }
-    // f64 sums of at most 2048 squares are right to 1e-12; the rest of the margin covers subnormal x / c.
-    let up = |squares: [f64; LANES]| ((squares.iter().sum::<f64>().sqrt() * (1.0 + 1e-9) + 1e-37) as f32).next_up();
-    Bound { scale, error: up(errors), norm: up(norms), sum: sums.iter().sum() }
+    // Sums of k squares in f32 are right to k u, less than 2e-4; what squares too small for f32 lose is below 1e-20.
+    let bound = |squares| (s.sum(squares).sqrt() * 1.001 + 1e-20).next_up();
+    Bound { scale, error: bound(errors), norm: bound(norms), sum: s.sum(sums) as i32 }
 }
 
 /// A vector, ready to be screened.
@@ -180,7 +193,11 @@ const TINY: f32 = 1e-30;
 impl Query {
     /// Prepares `h` [k] with 1 or 2 digits; false where the bounds would not hold or not help: numbers that are not
     /// finite, or all zero.
-    pub fn prepare(&mut self, isa: Isa, h: &[f32], scales: &[f32], digits: usize) -> bool {
+    ///
+    /// # Panics
+    /// Where `h` is shorter, or there are other digits.
+    pub fn prepare(&mut self, isa: Isa, h: &[f32], scales: &ColumnScales, digits: usize) -> bool {
+        assert!(h.len() >= scales.k && (1..=2).contains(&digits));
         isa.run(Prepare { query: self, h, scales, digits })
     }
 }
@@ -197,7 +214,7 @@ pub fn screen_digits(isa: Isa, queries: usize) -> usize {
 struct Prepare<'a> {
     query: &'a mut Query,
     h: &'a [f32],
-    scales: &'a [f32],
+    scales: &'a ColumnScales,
     digits: usize,
 }
 
@@ -207,8 +224,8 @@ impl Kernel for Prepare<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> bool {
         let Prepare { query, h, scales, digits } = self;
-        let k = scales.len();
-        let scaled = || h.iter().zip(scales).map(|(h, c)| h * c);
+        let k = scales.k;
+        let scaled = || h.iter().zip(&scales.scale[..k]).map(|(h, c)| h * c);
         let top = scaled().fold(0f32, |top, x| if x.abs() > top { x.abs() } else { top });
         // A NaN leaves `top` alone: the norm shows it.
         let (most, step) = if digits == 1 { (63.0, 128.0) } else { (8191.0, 1.0) };

@@ -12,7 +12,7 @@ use crate::weights::{self, Matrix, Packed, Plan};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tiny_t5_kernels::{
-    Arena, Epilogue, LANES, Query, SCREEN_MAX_K, SCREEN_ROWS, Screen, chains, column_scales, pack_screen, padded,
+    Arena, ColumnScales, Epilogue, LANES, Query, SCREEN_MAX_K, SCREEN_ROWS, Screen, chains, pack_screen, padded,
     screen_bytes, screen_digits, survivors,
 };
 
@@ -35,7 +35,7 @@ pub(crate) struct LmHead {
 #[derive(Debug)]
 struct Packing {
     arena: Arena,
-    scales: Vec<f32>,
+    scales: ColumnScales,
 }
 
 /// Buffers of [`LmHead::best`], and what it saw.
@@ -114,7 +114,7 @@ impl LmHead {
         let step = n.div_ceil(1024);
         let mut samples = vec![0f32; n.div_ceil(step) * k];
         samples.chunks_exact_mut(k).enumerate().for_each(|(i, out)| row(i * step, out));
-        let scales = column_scales(samples.chunks_exact(k), k);
+        let scales = ColumnScales::new(samples.chunks_exact(k), k);
         let bytes = screen_bytes(n, k);
         let mut arena = Arena::new(bytes).map_err(|source| Error::Memory { what: "LM head screen", bytes, source })?;
         let holds = AtomicBool::new(true);
@@ -122,12 +122,12 @@ impl LmHead {
         const PANELS: usize = 16;
         let panel = screen_bytes(LANES, k);
         exec.team.chunks_mut(arena.bytes_mut(), PANELS * panel, |chunk, panels| {
-            let mut floats = vec![0f32; LANES * k];
+            let mut floats = vec![0f32; LANES * padded(k)];
             for (i, panel) in panels.chunks_exact_mut(panel).enumerate() {
                 let first = (chunk * PANELS + i) * LANES;
                 let rows = (n - first).min(LANES);
-                floats.chunks_exact_mut(k).take(rows).enumerate().for_each(|(i, out)| row(first + i, out));
-                let rows = std::array::from_fn(|i| (i < rows).then(|| &floats[i * k..][..k]));
+                floats.chunks_exact_mut(padded(k)).take(rows).enumerate().for_each(|(i, out)| row(first + i, out));
+                let rows = std::array::from_fn(|i| (i < rows).then(|| &floats[i * padded(k)..][..padded(k)]));
                 if !pack_screen(exec.isa, &rows, &scales, panel) {
                     holds.store(false, Ordering::Relaxed);
                 }

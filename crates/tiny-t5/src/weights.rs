@@ -270,8 +270,17 @@ pub(crate) fn row(tensor: &Tensor<'_>, row: usize, dtype: Dtype, out: &mut [f32]
     let width = tensor.shape[1] * tensor.dtype.size();
     let bytes = &tensor.bytes[row * width..][..width];
     let (values, rest) = out.split_at_mut(tensor.shape[1]);
-    for (x, b) in values.iter_mut().zip(bytes.chunks_exact(tensor.dtype.size())) {
-        *x = round(dtype, read(tensor.dtype, b));
+    match tensor.dtype {
+        // The common case, as one copy.
+        Stored::F32 if matches!(dtype, Dtype::Auto | Dtype::F32) => {
+            let (floats, _) = bytes.as_chunks::<4>();
+            values.iter_mut().zip(floats).for_each(|(x, b)| *x = f32::from_le_bytes(*b));
+        }
+        stored => {
+            for (x, b) in values.iter_mut().zip(bytes.chunks_exact(stored.size())) {
+                *x = round(dtype, read(stored, b));
+            }
+        }
     }
     rest.fill(0.0);
 }

@@ -142,4 +142,15 @@ impl Simd for Avx2 {
     fn int_to_f32(self, v: Self::I) -> F {
         registers!((_mm256_cvtepi32_ps(v.0), _mm256_cvtepi32_ps(v.1)))
     }
+    #[inline(always)]
+    unsafe fn store_i8(self, p: *mut i8, v: F) {
+        // SAFETY: the caller vouches for writing 16 bytes at `p`, the proof for the features.
+        unsafe {
+            let words = _mm256_packs_epi32(_mm256_cvtps_epi32(v.0), _mm256_cvtps_epi32(v.1));
+            // `packs` works in halves: 0-3 8-11 4-7 12-15.
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+            let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(p.cast(), bytes);
+        }
+    }
 }

@@ -125,4 +125,9 @@ impl Simd for Avx512 {
     fn int_to_f32(self, v: __m512i) -> __m512 {
         registers!(_mm512_cvtepi32_ps(v))
     }
+    #[inline(always)]
+    unsafe fn store_i8(self, p: *mut i8, v: __m512) {
+        // SAFETY: the caller vouches for writing 16 bytes at `p`, the proof for the features.
+        unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v))) }
+    }
 }

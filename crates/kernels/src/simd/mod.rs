@@ -87,6 +87,10 @@ pub trait Simd: Copy {
     unsafe fn int_join(self, high: Self::I, low: Self::I, sub: *const i32) -> Self::I;
     /// As f32, rounded to nearest.
     fn int_to_f32(self, v: Self::I) -> Self::F;
+    /// Stores whole numbers in -127..=127 as bytes.
+    /// # Safety
+    /// `p` is valid for writing 16 bytes.
+    unsafe fn store_i8(self, p: *mut i8, v: Self::F);
 
     /// The lanes as an array.
     #[inline(always)]

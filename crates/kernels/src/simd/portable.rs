@@ -124,4 +124,9 @@ impl Simd for Portable {
     fn int_to_f32(self, v: Self::I) -> F {
         from_lanes(v.map(|x| x as f32))
     }
+    #[inline(always)]
+    unsafe fn store_i8(self, p: *mut i8, v: F) {
+        // SAFETY: the caller vouches for 16 writable bytes.
+        unsafe { p.cast::<[i8; LANES]>().write_unaligned(lanes(v).map(|x| x as i8)) }
+    }
 }

@@ -1,23 +1,13 @@
 //! Checkpoints of every variant against what transformers computes with them (see `data/goldens/README.md`, `tools/`).
 
+mod common;
+
+use common::{data, ids, json};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use tiny_t5::{Classification, Finish, Generate, T5};
 
 const CLOSE: f64 = 5e-4;
-
-fn data(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data").join(name)
-}
-
-fn json(path: &Path) -> Value {
-    let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    serde_json::from_str(&text).unwrap()
-}
-
-fn ids(v: &Value) -> Vec<u32> {
-    serde_json::from_value(v.clone()).unwrap()
-}
 
 /// Relative to the larger of the number and 1.
 fn assert_close(got: &[f32], expected: &Value, what: &str) {
@@ -82,8 +72,7 @@ impl Golden {
 
             self.greedy(case, "greedy_24", &plain);
             self.greedy(case, "greedy_24_no_eos", &Generate { min_new_tokens: Some(24), ..plain.clone() });
-            let penalised =
-                Generate { repetition_penalty: Some(1.3), no_repeat_ngram_size: Some(3), ..plain.clone() };
+            let penalised = Generate { repetition_penalty: Some(1.3), no_repeat_ngram_size: Some(3), ..plain.clone() };
             self.greedy(case, "greedy_24_rep1.3_ngram3", &penalised);
             for key in case.as_object().unwrap().keys().filter(|key| key.starts_with("beam")) {
                 // beam4_lp0.6_early-True

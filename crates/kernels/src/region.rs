@@ -137,13 +137,14 @@ impl Team {
         Team { threads: 1, shared: None }
     }
 
-    /// Runs `call` with a team of up to `threads` threads: the calling one, and workers of the rayon pool that the
-    /// caller is in, or else of this crate's own.
+    /// A team of up to `threads` threads: the calling one, and workers of the rayon pool that the caller is in, or else of this
+    /// crate's own. The helpers go back to their pool when the team is dropped, and when it has nothing to do.
     ///
     /// With `threads` of 1, or without the feature `rayon`, no pool is touched.
-    pub fn enter<R>(threads: usize, call: impl FnOnce(&Team) -> R) -> R {
+    #[must_use]
+    pub fn new(threads: usize) -> Team {
         if threads <= 1 || cfg!(not(feature = "rayon")) {
-            return call(&Team::alone());
+            return Team::alone();
         }
         let team = Team {
             threads,
@@ -159,7 +160,12 @@ impl Team {
             })),
         };
         team.call_helpers();
-        call(&team)
+        team
+    }
+
+    /// Runs `call` with a team: [`Team::new`].
+    pub fn enter<R>(threads: usize, call: impl FnOnce(&Team) -> R) -> R {
+        call(&Team::new(threads))
     }
 
     /// Threads that may take part; worker numbers are below it.

@@ -28,6 +28,29 @@ pub(crate) fn softmax<S: Simd>(s: S, row: &mut [f32], n: usize) {
     }
 }
 
+struct SoftmaxRow<'a>(&'a mut [f32]);
+
+impl Kernel for SoftmaxRow<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let sum = LogSumExp(self.0).run(s);
+        let (lanes, rest) = self.0.as_chunks_mut::<LANES>();
+        let sum = s.splat(sum);
+        for x in lanes {
+            s.write(exp(s, s.sub(s.from_array(x), sum)), x);
+        }
+        let mut last = [f32::NEG_INFINITY; LANES];
+        last[..rest.len()].copy_from_slice(rest);
+        rest.copy_from_slice(&s.to_array(exp(s, s.sub(s.from_array(&last), sum)))[..rest.len()]);
+    }
+}
+
+/// Turns logits of any number into probabilities.
+pub fn softmax_row(isa: Isa, logits: &mut [f32]) {
+    isa.run(SoftmaxRow(logits));
+}
+
 struct LogSumExp<'a>(&'a [f32]);
 
 impl Kernel for LogSumExp<'_> {

@@ -188,12 +188,16 @@ generate_options! {
     epsilon_cutoff: f64,
     /// As epsilon_cutoff, with a bound that falls with the entropy.
     eta_cutoff: f64,
+    /// Seconds after which no further token is begun.
+    max_time: f64,
     /// Seed of the sampling.
     seed: u64,
     /// The id, or ids, that end a sequence.
     eos_token_id: OneOrMany,
     /// The id that fills up a batch: nothing here needs it.
     pad_token_id: u32,
+    /// Ids that every sequence begins with, behind the start token.
+    decoder_input_ids: Vec<u32>,
     /// The id that the decoder starts with.
     decoder_start_token_id: u32,
     /// The start id where decoder_start_token_id is absent.
@@ -242,7 +246,6 @@ fn changes_ids(key: &str, value: &Value) -> bool {
         | "force_words_ids"
         | "watermarking_config"
         | "stop_strings"
-        | "max_time"
         | "top_h"
         | "custom_generate" => true,
         _ => false,

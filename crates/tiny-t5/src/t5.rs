@@ -7,6 +7,7 @@ use crate::lm_head::LmHead;
 use crate::model::{Head, Model};
 use crate::options::{Generate, Load};
 use crate::stack::{Exec, Stack};
+use crate::stream::Stream;
 use crate::tokenizer::{Hint, Tokenizer};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -356,6 +357,30 @@ impl T5 {
         }
     }
 
+    /// Tokens as they come: an iterator of steps. To stop, drop it.
+    ///
+    /// The text of a step is final: it never shows half a character, and the steps' texts joined are the whole text. With
+    /// beams a step brings what all beams that may still win begin with.
+    ///
+    /// # Errors
+    /// As [`T5::generate`]; and where more than one sequence is asked for.
+    pub fn stream<'a>(&self, source: impl Into<Source<'a>>, options: &Generate) -> Result<Stream<'_>> {
+        let parts = self.generator("stream")?;
+        let settings = Settings::new(options, &self.inner.defaults, self.config())?;
+        if settings.num_return_sequences > 1 {
+            let found = settings.num_return_sequences;
+            return Err(Error::option("num_return_sequences", found, "1: a stream is of one sequence"));
+        }
+        let ids = self.ids_of("source", source.into())?;
+        let state = self.states().pop().unwrap_or_default();
+        let text = self.inner.tokenizer.as_ref().map(Tokenizer::stream);
+        Ok(Stream::new(self, parts, settings, state, Team::new(self.threads), self.isa, ids, text))
+    }
+
+    pub(crate) fn states(&self) -> std::sync::MutexGuard<'_, Vec<State>> {
+        self.inner.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn isa_value(&self) -> Isa {
         self.isa
     }
@@ -398,10 +423,9 @@ impl T5 {
 
     /// Runs a call on buffers of an earlier one, with a team of threads.
     pub(crate) fn with_state<R>(&self, call: impl FnOnce(Exec<'_>, &mut State) -> R) -> R {
-        let states = || self.inner.states.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut state = states().pop().unwrap_or_default();
+        let mut state = self.states().pop().unwrap_or_default();
         let result = Team::enter(self.threads, |team| call(Exec { isa: self.isa, team }, &mut state));
-        states().push(state);
+        self.states().push(state);
         result
     }
 

@@ -8,7 +8,7 @@
 //! Source: transformers, `GenerationMixin._beam_search`.
 
 use super::processors::Context;
-use super::{Finish, Found, Search};
+use super::{Finish, Found, Search, Strategy};
 use crate::error::Result;
 use crate::options::EarlyStopping;
 use std::cmp::Ordering;
@@ -25,13 +25,24 @@ struct Beam {
     cache: usize,
 }
 
-struct Source<'a> {
-    ids: &'a [u32],
+struct Source {
+    ids: Vec<u32>,
+    /// Its place among the call's sources.
     index: usize,
     /// Best first.
     running: Vec<Beam>,
     /// Best first, by penalised score.
     finished: Vec<Found>,
+}
+
+/// The beams of all sources.
+pub(super) struct Beams {
+    live: Vec<Source>,
+    done: Vec<Vec<Found>>,
+    generated: usize,
+    candidates: Vec<Candidate>,
+    /// What the live beams of each source begin with.
+    settled: Vec<Vec<u32>>,
 }
 
 /// A continuation of a running beam.
@@ -47,46 +58,88 @@ fn order(a: &Candidate, b: &Candidate) -> Ordering {
     b.score.total_cmp(&a.score).then(a.beam.cmp(&b.beam)).then(a.id.cmp(&b.id))
 }
 
-/// Generates `num_return_sequences` sequences for each source, best first. The sources' cross-attention is in place.
-pub(crate) fn beam(search: &mut Search<'_>, sources: &[&[u32]]) -> Result<Vec<Vec<Found>>> {
-    let settings = search.settings;
-    let beams = settings.num_beams;
-    search.begin(sources.len() * beams);
-    let mut done: Vec<Vec<Found>> = sources.iter().map(|_| Vec::new()).collect();
-    let mut live: Vec<Source<'_>> = sources
-        .iter()
-        .enumerate()
-        .map(|(index, ids)| {
-            let beam =
-                |b| Beam { ids: vec![settings.start], score: if b == 0 { 0.0 } else { OUT }, cache: index * beams + b };
-            Source { ids, index, running: (0..beams).map(beam).collect(), finished: Vec::new() }
-        })
-        .collect();
-    let mut generated = 0;
-    let mut candidates = Vec::new();
-    while !live.is_empty() {
-        let last = |beam: &Beam| *beam.ids.last().unwrap_or(&settings.start);
-        search.feed(live.iter().flat_map(|s| s.running.iter().map(|beam| (beam.cache, s.index, last(beam)))));
-        generated += 1;
-        search.logits()?;
-        for (at, source) in live.iter_mut().enumerate() {
-            best_candidates(search, source, at * beams, &mut candidates);
-            source.advance(search, &candidates, generated);
+impl Beams {
+    pub(super) fn new(search: &mut Search<'_>, sources: &[&[u32]]) -> Beams {
+        let settings = search.settings;
+        let beams = settings.num_beams;
+        search.begin((0..sources.len() * beams).map(|cache| (cache, cache / beams)));
+        let source = |(index, ids): (usize, &&[u32])| {
+            let beam = |b| Beam {
+                ids: settings.prompt.clone(),
+                score: if b == 0 { 0.0 } else { OUT },
+                cache: index * beams + b,
+            };
+            Source { ids: ids.to_vec(), index, running: (0..beams).map(beam).collect(), finished: Vec::new() }
+        };
+        Beams {
+            live: sources.iter().enumerate().map(source).collect(),
+            done: sources.iter().map(|_| Vec::new()).collect(),
+            generated: 0,
+            candidates: Vec::new(),
+            settled: sources.iter().map(|_| Vec::new()).collect(),
         }
+    }
+}
+
+impl Strategy for Beams {
+    fn step(&mut self, search: &mut Search<'_>) -> Result<()> {
+        let settings = search.settings;
+        search.feed(self.live.iter().flat_map(|source| {
+            source.running.iter().map(|beam| (beam.cache, source.index, beam.ids[beam.ids.len() - 1]))
+        }));
+        self.generated += 1;
+        search.logits()?;
+        let mut first = 0;
+        for source in &mut self.live {
+            best_candidates(search, source, first, &mut self.candidates);
+            first += source.running.len();
+            source.advance(search, &self.candidates, self.generated);
+        }
+        let Beams { live, done, generated, settled, .. } = self;
         live.retain_mut(|source| {
-            let goes_on = generated < settings.max_new_tokens && source.can_improve(search, generated);
+            let goes_on = *generated < settings.max_new_tokens && source.can_improve(search, *generated);
             if !goes_on {
-                done[source.index] = std::mem::take(&mut source.finished);
-                done[source.index].truncate(settings.num_return_sequences);
+                source.end(done, settings.num_return_sequences);
             }
+            settled[source.index] = source.settled();
             goes_on
         });
+        Ok(())
     }
-    Ok(done)
+
+    fn is_done(&self) -> bool {
+        self.live.is_empty()
+    }
+
+    fn stop(&mut self) {
+        for mut source in self.live.drain(..) {
+            // Nothing finished yet: the best running beam is what there is.
+            if source.finished.is_empty() {
+                let best = source.running.swap_remove(0);
+                source.finished.push(Found {
+                    ids: best.ids[1..].to_vec(),
+                    score: Some(best.score),
+                    finish: Finish::Stopped,
+                });
+            }
+            source.end(&mut self.done, usize::MAX);
+        }
+    }
+
+    fn settled(&self, source: usize) -> &[u32] {
+        match self.done[source].first() {
+            Some(best) => &best.ids,
+            None => &self.settled[source],
+        }
+    }
+
+    fn found(&mut self) -> Vec<Vec<Found>> {
+        std::mem::take(&mut self.done)
+    }
 }
 
 /// The best K continuations of a source's beams, whose logits are the rows from `first` on.
-fn best_candidates(search: &mut Search<'_>, source: &Source<'_>, first: usize, candidates: &mut Vec<Candidate>) {
+fn best_candidates(search: &mut Search<'_>, source: &Source, first: usize, candidates: &mut Vec<Candidate>) {
     let settings = search.settings;
     let isa = search.exec.isa;
     let keep = (settings.eos.len() + 1).max(2) * settings.num_beams;
@@ -97,7 +150,7 @@ fn best_candidates(search: &mut Search<'_>, source: &Source<'_>, first: usize, c
         let sum = log_sum_exp(isa, scores);
         scores.iter_mut().for_each(|x| *x -= sum);
         for processor in &settings.processors {
-            processor.process(&Context { ids, source: source.ids }, scores);
+            processor.process(&Context { ids, prompt: settings.prompt.len(), source: &source.ids }, scores);
         }
         // A list of the best so far; once it is long, it is cut, and what could not get in is passed over.
         let mut least = f32::NEG_INFINITY;
@@ -117,7 +170,23 @@ fn best_candidates(search: &mut Search<'_>, source: &Source<'_>, first: usize, c
     candidates.truncate(keep);
 }
 
-impl Source<'_> {
+impl Source {
+    fn end(&mut self, done: &mut [Vec<Found>], most: usize) {
+        self.finished.truncate(most);
+        done[self.index] = std::mem::take(&mut self.finished);
+    }
+
+    /// The ids that every beam that may still win begins with.
+    fn settled(&self) -> Vec<u32> {
+        let mut all = self.running.iter().map(|b| &b.ids[1..]).chain(self.finished.iter().map(|f| &f.ids[..]));
+        let mut common = all.next().unwrap_or_default();
+        for ids in all {
+            let same = common.iter().zip(ids).take_while(|(a, b)| a == b).count();
+            common = &common[..same];
+        }
+        common.to_vec()
+    }
+
     /// Finishes the candidates that end, and makes the running beams of the next step.
     fn advance(&mut self, search: &mut Search<'_>, candidates: &[Candidate], generated: usize) {
         let settings = search.settings;

@@ -3,7 +3,10 @@
 mod beam;
 mod greedy;
 mod processors;
+mod rows;
+mod sample;
 mod settings;
+mod warpers;
 
 pub(crate) use settings::Settings;
 
@@ -80,7 +83,20 @@ pub(crate) struct State {
     ids: Vec<u32>,
 }
 
-/// A search at work.
+/// A way of searching, at work on some sources: a step computes one token of every live sequence.
+pub(crate) trait Strategy: Send {
+    fn step(&mut self, search: &mut Search<'_>) -> Result<()>;
+    /// Nothing is live.
+    fn is_done(&self) -> bool;
+    /// Ends what is live.
+    fn stop(&mut self);
+    /// The ids that the best sequence of a source will begin with, whatever comes.
+    fn settled(&self, source: usize) -> &[u32];
+    /// The sequences of each source, best first; called once, at the end.
+    fn found(&mut self) -> Vec<Vec<Found>>;
+}
+
+/// What a search runs on.
 pub(crate) struct Search<'a> {
     model: &'a Model,
     decoder: &'a Stack,
@@ -89,6 +105,9 @@ pub(crate) struct Search<'a> {
     settings: &'a Settings,
     state: &'a mut State,
     timings: Timings,
+    /// The place of each source in the call: what sampling numbers sources by.
+    numbers: &'a [usize],
+    begun: Instant,
 }
 
 /// The sequences of one source.
@@ -105,13 +124,14 @@ pub(crate) fn generate(
     settings: &Settings,
     sources: &[&[u32]],
 ) -> Result<Vec<Answer>> {
+    let begun = Instant::now();
     // Sources of like length go together.
     let mut order: Vec<usize> = (0..sources.len()).collect();
     order.sort_by_key(|i| sources[*i].len());
     let mut answers: Vec<Option<Answer>> = sources.iter().map(|_| None).collect();
     let mut rest = &order[..];
     while !rest.is_empty() {
-        let most = (MAX_ROWS / settings.num_beams).max(1);
+        let most = (MAX_ROWS / settings.num_beams.max(settings.num_return_sequences)).max(1);
         let mut tokens = 0;
         let fits = rest.iter().take(most).take_while(|i| {
             tokens += sources[**i].len();
@@ -120,7 +140,7 @@ pub(crate) fn generate(
         let (group, after) = rest.split_at(fits.count().max(1));
         rest = after;
         let batch: Vec<&[u32]> = group.iter().map(|i| sources[*i]).collect();
-        let mut search = Search { model, decoder, head, exec, settings, state, timings: Timings::default() };
+        let mut search = Search::new((model, decoder, head), exec, settings, state, group, begun);
         for (found, i) in search.run(&batch)?.into_iter().zip(group) {
             let new_tokens = found.iter().map(|f| f.ids.len()).sum();
             answers[*i] = Some(Answer { found, timings: Timings { new_tokens, ..search.timings } });
@@ -129,18 +149,46 @@ pub(crate) fn generate(
     Ok(answers.into_iter().flatten().collect())
 }
 
-impl Search<'_> {
+impl<'a> Search<'a> {
+    pub(crate) fn new(
+        (model, decoder, head): (&'a Model, &'a Stack, &'a LmHead),
+        exec: Exec<'a>,
+        settings: &'a Settings,
+        state: &'a mut State,
+        numbers: &'a [usize],
+        begun: Instant,
+    ) -> Search<'a> {
+        Search { model, decoder, head, exec, settings, state, timings: Timings::default(), numbers, begun }
+    }
+
+    /// The time that the caller gave is over.
+    pub(crate) fn is_late(&self) -> bool {
+        self.settings.max_time.is_some_and(|most| self.begun.elapsed() >= most)
+    }
+
     fn run(&mut self, sources: &[&[u32]]) -> Result<Vec<Vec<Found>>> {
         let start = Instant::now();
-        self.attend_to(sources);
-        (self.state.choice.screened, self.state.choice.survivors) = (0, 0);
-        let found = match self.settings.num_beams {
-            1 => greedy::greedy(self, sources),
-            _ => beam::beam(self, sources),
-        };
+        let mut strategy = self.start(sources);
+        while !strategy.is_done() {
+            strategy.step(self)?;
+            if self.is_late() {
+                strategy.stop();
+            }
+        }
         self.timings.decode_ms = ms(start) - self.timings.encode_ms;
         (self.timings.screened, self.timings.survivors) = (self.state.choice.screened, self.state.choice.survivors);
-        found
+        Ok(strategy.found())
+    }
+
+    /// Encodes the sources and begins the search that the settings ask for.
+    pub(crate) fn start(&mut self, sources: &[&[u32]]) -> Box<dyn Strategy> {
+        self.attend_to(sources);
+        (self.state.choice.screened, self.state.choice.survivors) = (0, 0);
+        match (self.settings.num_beams, self.settings.do_sample) {
+            (1, false) => Box::new(greedy::greedy(self, sources)),
+            (1, true) => Box::new(sample::sample(self, sources)),
+            _ => Box::new(beam::Beams::new(self, sources)),
+        }
     }
 
     /// Encodes the sources and puts their cross-attention in place.
@@ -154,10 +202,32 @@ impl Search<'_> {
         self.timings.cross_ms = ms(start) - self.timings.encode_ms;
     }
 
-    /// Empties the caches of `count` sequences.
-    fn begin(&mut self, count: usize) {
-        let len = self.settings.max_new_tokens.min(RESERVE);
-        decoder::begin(self.model, &mut self.state.decoder, self.decoder, count, len);
+    /// Begins sequences, each with its cache and its source: all of the prompt but its last id is decoded.
+    fn begin(&mut self, sequences: impl ExactSizeIterator<Item = (usize, usize)>) {
+        let prompt = &self.settings.prompt;
+        let len = prompt.len() + self.settings.max_new_tokens.min(RESERVE);
+        decoder::begin(self.model, &mut self.state.decoder, self.decoder, sequences.len(), len);
+        let given = &prompt[..prompt.len() - 1];
+        if !given.is_empty() {
+            for (cache, source) in sequences {
+                self.state.feeds.clear();
+                self.state.feeds.push(Feed { cache, source, rows: 0..given.len() });
+                self.state.ids.clear();
+                self.state.ids.extend_from_slice(given);
+                self.decode();
+            }
+        }
+    }
+
+    /// Names the tokens of the next step: (cache, source, id), one a sequence.
+    fn feed(&mut self, tokens: impl Iterator<Item = (usize, usize, u32)>) {
+        let state = &mut *self.state;
+        state.feeds.clear();
+        state.ids.clear();
+        for (row, (cache, source, id)) in tokens.enumerate() {
+            state.feeds.push(Feed { cache, source, rows: row..row + 1 });
+            state.ids.push(id);
+        }
     }
 
     /// Decodes what was fed: hidden states.

@@ -9,6 +9,8 @@ use crate::options::Generate;
 pub(crate) struct Context<'a> {
     /// The decoder's ids so far, the start token first.
     pub(crate) ids: &'a [u32],
+    /// How many of them were given: the start token and a prefix.
+    pub(crate) prompt: usize,
     /// The source's ids.
     pub(crate) source: &'a [u32],
 }
@@ -45,28 +47,28 @@ pub(crate) fn of(o: &Generate, eos: &[u32], max_new_tokens: usize) -> Vec<Box<dy
         let words = words.iter().filter(|word| !(word.len() == 1 && eos.contains(&word[0])));
         all.push(Box::new(SequenceBias(words.map(|word| (word.clone(), f32::NEG_INFINITY)).collect())));
     }
-    let least = o.min_new_tokens.map(|n| n.saturating_add(1)).or(o.min_length).unwrap_or(0);
-    if least > 0 && !eos.is_empty() {
-        all.push(Box::new(MinLength { least, eos: eos.to_vec() }));
+    if o.min_new_tokens.or(o.min_length).is_some_and(|n| n > 0) && !eos.is_empty() {
+        let (new, whole) = (o.min_new_tokens, o.min_length.filter(|_| o.min_new_tokens.is_none()));
+        all.push(Box::new(MinLength { new: new.unwrap_or(0), whole: whole.unwrap_or(0), eos: eos.to_vec() }));
     }
     if let Some(id) = o.forced_bos_token_id {
-        all.push(Box::new(Forced { len: 1, ids: vec![id] }));
+        all.push(Box::new(Forced { at: At::Length(1), ids: vec![id] }));
     }
     if let Some(ids) = &o.forced_eos_token_id {
-        all.push(Box::new(Forced { len: max_new_tokens, ids: ids.as_slice().to_vec() }));
+        all.push(Box::new(Forced { at: At::New(max_new_tokens - 1), ids: ids.as_slice().to_vec() }));
     }
     if o.remove_invalid_values == Some(true) {
         all.push(Box::new(RemoveInvalidValues));
     }
     if let Some((start, factor)) = o.exponential_decay_length_penalty {
-        all.push(Box::new(ExponentialDecay { start: start.saturating_add(1), factor, eos: eos.to_vec() }));
+        all.push(Box::new(ExponentialDecay { start, factor, eos: eos.to_vec() }));
     }
     if let Some(ids) = o.suppress_tokens.clone() {
-        all.push(Box::new(Suppress { len: None, ids }));
+        all.push(Box::new(Suppress { at: At::Always, ids }));
     }
     if let Some(ids) = o.begin_suppress_tokens.clone() {
-        let len = if o.forced_bos_token_id.is_some() { 2 } else { 1 };
-        all.push(Box::new(Suppress { len: Some(len), ids }));
+        let at = if o.forced_bos_token_id.is_some() { At::BehindForcedBos } else { At::New(0) };
+        all.push(Box::new(Suppress { at, ids }));
     }
     if o.renormalize_logits == Some(true) {
         all.push(Box::new(Renormalize));
@@ -169,36 +171,65 @@ impl Processor for EncoderNoRepeatNgram {
     }
 }
 
-/// No end token while the decoder has fewer than `least` ids.
+/// Steps at which a processor acts.
+enum At {
+    Always,
+    /// Where the decoder has this many ids.
+    Length(usize),
+    /// Where this many are generated.
+    New(usize),
+    /// First; where a prompt of one id is followed by a forced one, second.
+    BehindForcedBos,
+}
+
+impl At {
+    fn is_now(&self, Context { ids, prompt, .. }: &Context<'_>) -> bool {
+        match self {
+            At::Always => true,
+            At::Length(len) => ids.len() == *len,
+            At::New(new) => ids.len() == prompt + new,
+            At::BehindForcedBos => ids.len() == prompt + usize::from(*prompt == 1),
+        }
+    }
+}
+
+/// No end token while fewer than `new` ids are generated, or the decoder has fewer than `whole`.
 struct MinLength {
-    least: usize,
+    new: usize,
+    whole: usize,
     eos: Vec<u32>,
+}
+
+impl MinLength {
+    fn is_short(&self, Context { ids, prompt, .. }: &Context<'_>) -> bool {
+        ids.len() < self.whole || ids.len() - prompt < self.new
+    }
 }
 
 impl Processor for MinLength {
     fn process(&self, context: &Context<'_>, scores: &mut [f32]) {
-        if context.ids.len() < self.least {
+        if self.is_short(context) {
             forbid(self.eos.iter().copied(), scores);
         }
     }
 
     fn touches(&self, context: &Context<'_>, ids: &mut Vec<u32>) -> bool {
-        if context.ids.len() < self.least {
+        if self.is_short(context) {
             ids.extend_from_slice(&self.eos);
         }
         true
     }
 }
 
-/// Nothing but `ids` where the decoder has `len` ids.
+/// Nothing but `ids`.
 struct Forced {
-    len: usize,
+    at: At,
     ids: Vec<u32>,
 }
 
 impl Processor for Forced {
     fn process(&self, context: &Context<'_>, scores: &mut [f32]) {
-        if context.ids.len() == self.len {
+        if self.at.is_now(context) {
             scores.fill(f32::NEG_INFINITY);
             for id in &self.ids {
                 scores[*id as usize] = 0.0;
@@ -207,7 +238,7 @@ impl Processor for Forced {
     }
 
     fn touches(&self, context: &Context<'_>, _: &mut Vec<u32>) -> bool {
-        context.ids.len() != self.len
+        !self.at.is_now(context)
     }
 }
 
@@ -225,7 +256,7 @@ impl Processor for RemoveInvalidValues {
     }
 }
 
-/// score + |score| (factor^(len - start) - 1) for the end tokens, once the decoder has more than `start` ids.
+/// score + |score| (factor^(new - start) - 1) for the end tokens, once more than `start` ids are generated.
 struct ExponentialDecay {
     start: usize,
     factor: f64,
@@ -234,8 +265,9 @@ struct ExponentialDecay {
 
 impl Processor for ExponentialDecay {
     fn process(&self, context: &Context<'_>, scores: &mut [f32]) {
-        if context.ids.len() > self.start {
-            let growth = (self.factor.powf((context.ids.len() - self.start) as f64) - 1.0) as f32;
+        let new = context.ids.len() - context.prompt;
+        if new > self.start {
+            let growth = (self.factor.powf((new - self.start) as f64) - 1.0) as f32;
             for id in &self.eos {
                 let score = &mut scores[*id as usize];
                 *score += score.abs() * growth;
@@ -249,15 +281,15 @@ impl Processor for ExponentialDecay {
     }
 }
 
-/// Forbids ids: always, or only where the decoder has `len` ids.
+/// Forbids ids.
 struct Suppress {
-    len: Option<usize>,
+    at: At,
     ids: Vec<u32>,
 }
 
 impl Processor for Suppress {
     fn process(&self, context: &Context<'_>, scores: &mut [f32]) {
-        if self.len.is_none_or(|len| context.ids.len() == len) {
+        if self.at.is_now(context) {
             forbid(self.ids.iter().copied(), scores);
         }
     }
@@ -304,7 +336,7 @@ mod tests {
             let decoder = ids(&case["decoder_ids"]);
             let mut scores: Vec<f32> = serde_json::from_value(case["scores"].clone()).unwrap();
             for processor in of(&options, &[1], 100) {
-                processor.process(&Context { ids: &decoder, source: &source }, &mut scores);
+                processor.process(&Context { ids: &decoder, prompt: 1, source: &source }, &mut scores);
             }
             for (got, expected) in scores.iter().zip(case["out"].as_array().unwrap()) {
                 match expected.as_f64() {

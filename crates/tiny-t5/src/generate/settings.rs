@@ -1,8 +1,11 @@
 //! Options, checked and completed: what a search runs with.
 
+use super::Finish;
 use super::processors::{self, Processor};
+use super::warpers::{self, Warper};
 use crate::error::{Error, Result};
 use crate::options::{EarlyStopping, Generate};
+use std::time::Duration;
 use tiny_t5_checkpoint::Config;
 
 /// Beams beyond which a search is surely a mistake; their scores alone would be gigabytes.
@@ -16,12 +19,17 @@ pub(crate) struct Settings {
     pub(crate) max_new_tokens: usize,
     /// Nobody asked for this limit.
     pub(crate) limit_was_default: bool,
+    pub(crate) max_time: Option<Duration>,
     pub(crate) num_beams: usize,
     pub(crate) length_penalty: f64,
     pub(crate) early_stopping: EarlyStopping,
     pub(crate) num_return_sequences: usize,
     pub(crate) eos: Vec<u32>,
-    pub(crate) start: u32,
+    /// The start token, and the decoder ids that the caller gave.
+    pub(crate) prompt: Vec<u32>,
+    pub(crate) do_sample: bool,
+    pub(crate) seed: u64,
+    pub(crate) warpers: Vec<Warper>,
     /// In transformers' order.
     pub(crate) processors: Vec<Box<dyn Processor>>,
 }
@@ -38,47 +46,70 @@ impl Settings {
         let start = o.decoder_start_token_id.unwrap_or(config.decoder_start_token_id);
         check_ids(&o, &eos, start, config.vocab_size)?;
         check_numbers(&o)?;
-        if o.do_sample == Some(true) {
-            return Err(Error::option("do_sample", true, "false: sampling is not supported yet"));
-        }
         // A caller's limit of one kind goes before the checkpoint's of the other.
         let (max_new_tokens, max_length) = match (options.max_new_tokens, options.max_length) {
             (None, Some(length)) => (None, Some(length)),
             _ => (o.max_new_tokens, o.max_length),
         };
-        let limit = max_new_tokens.or(max_length.map(|length| length.saturating_sub(1)));
+        let mut prompt = o.decoder_input_ids.clone().unwrap_or_default();
+        if prompt.first() != Some(&start) {
+            prompt.insert(0, start);
+        }
+        let limit = max_new_tokens.or(max_length.map(|length| length.saturating_sub(prompt.len())));
         let max_new_tokens = limit.unwrap_or(20);
         if !(1..=MAX_TOKENS).contains(&max_new_tokens) {
             let (option, found) = match (o.max_new_tokens, max_length) {
                 (None, Some(length)) => ("max_length", length),
                 _ => ("max_new_tokens", max_new_tokens),
             };
-            let least = if option == "max_length" { 2 } else { 1 };
+            let least = if option == "max_length" { prompt.len() + 1 } else { 1 };
             return Err(Error::option(option, found, format!("{least} to {MAX_TOKENS}")));
         }
         let num_beams = o.num_beams.unwrap_or(1);
         if !(1..=MAX_BEAMS).contains(&num_beams) {
             return Err(Error::option("num_beams", num_beams, format!("1 to {MAX_BEAMS}")));
         }
-        let num_return_sequences = o.num_return_sequences.unwrap_or(1);
-        if !(1..=num_beams).contains(&num_return_sequences) {
+        let do_sample = o.do_sample.unwrap_or(false);
+        if do_sample && num_beams > 1 {
             return Err(Error::option(
-                "num_return_sequences",
-                num_return_sequences,
-                format!("1 to num_beams, {num_beams}"),
+                "do_sample",
+                true,
+                format!("num_beams 1, not {num_beams}: beams are not sampled"),
             ));
+        }
+        let num_return_sequences = o.num_return_sequences.unwrap_or(1);
+        let (most, whose) = if do_sample { (MAX_BEAMS, "") } else { (num_beams, " (num_beams)") };
+        if !(1..=most).contains(&num_return_sequences) {
+            return Err(Error::option("num_return_sequences", num_return_sequences, format!("1 to {most}{whose}")));
         }
         Ok(Settings {
             max_new_tokens,
             limit_was_default: limit.is_none(),
+            max_time: o.max_time.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)),
             num_beams,
             length_penalty: o.length_penalty.unwrap_or(1.0),
             early_stopping: o.early_stopping.unwrap_or(EarlyStopping::Heuristic),
             num_return_sequences,
             processors: processors::of(&o, &eos, max_new_tokens),
+            warpers: warpers::of(&o),
+            do_sample,
+            seed: o.seed.unwrap_or(0),
             eos,
-            start,
+            prompt,
         })
+    }
+}
+
+impl Settings {
+    /// Why decoder ids end here, if they do.
+    pub(crate) fn finish(&self, ids: &[u32]) -> Option<Finish> {
+        if ids.last().is_some_and(|id| self.eos.contains(id)) {
+            Some(Finish::Eos)
+        } else if ids.len() >= self.prompt.len() + self.max_new_tokens {
+            Some(Finish::Length)
+        } else {
+            None
+        }
     }
 }
 
@@ -89,6 +120,7 @@ fn check_ids(o: &Generate, eos: &[u32], start: u32, vocab_size: usize) -> Result
         None => Ok(()),
     };
     check("eos_token_id", eos)?;
+    check("decoder_input_ids", o.decoder_input_ids.as_deref().unwrap_or_default())?;
     check("decoder_start_token_id", &[start])?;
     check("forced_bos_token_id", o.forced_bos_token_id.as_slice())?;
     check("forced_eos_token_id", o.forced_eos_token_id.as_ref().map_or(&[], |ids| ids.as_slice()))?;
@@ -116,6 +148,23 @@ fn check_numbers(o: &Generate) -> Result<()> {
         if let Some(value) = value.filter(|v| !(v.is_finite() && *v > 0.0)) {
             return Err(Error::option(option, value, "a number above 0"));
         }
+    }
+    let fractions = [("top_p", o.top_p), ("min_p", o.min_p), ("typical_p", o.typical_p)];
+    for (option, value) in fractions {
+        if let Some(value) = value.filter(|v| !(0.0..=1.0).contains(v)) {
+            return Err(Error::option(option, value, "0 to 1"));
+        }
+    }
+    for (option, value) in [("epsilon_cutoff", o.epsilon_cutoff), ("eta_cutoff", o.eta_cutoff)] {
+        if let Some(value) = value.filter(|v| !(0.0..1.0).contains(v)) {
+            return Err(Error::option(option, value, "0 to below 1"));
+        }
+    }
+    if let Some(value) = o.temperature.filter(|v| !(v.is_finite() && *v > 0.0)) {
+        return Err(Error::option("temperature", value, "a number above 0"));
+    }
+    if let Some(value) = o.max_time.filter(|v| !(v.is_finite() && *v >= 0.0)) {
+        return Err(Error::option("max_time", value, "seconds, at least 0"));
     }
     if let Some(value) = o.length_penalty.filter(|v| !v.is_finite()) {
         return Err(Error::option("length_penalty", value, "a finite number"));

@@ -1,6 +1,7 @@
 //! The vocabulary of a tokenizer.json, read ahead of the rest: 86 % of T5's file is
-//! `["piece", score]` 32,100 times over, laid out alike, and this reads it in little more
-//! than half of serde_json's time. Whatever is unusual makes it give up, and the whole file goes the plain way.
+//! `["piece", score]` 32,100 times over, laid out alike, and this reads it in little more than
+//! half of serde_json's time. Whatever is unusual makes it give up, and the whole file goes the
+//! plain way.
 
 use super::json::{Vocab, VocabKind};
 use super::pieces::Strings;

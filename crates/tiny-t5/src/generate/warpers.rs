@@ -1,0 +1,175 @@
+//! What transformers calls logits warpers: sampling's last changes of the scores, in transformers' order.
+//!
+//! Source: transformers, `generation/logits_process.py`. Each keeps at least one token.
+
+use crate::options::Generate;
+use tiny_t5_kernels::{Isa, log_sum_exp, softmax_row};
+
+/// One of them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Warper {
+    Temperature(f32),
+    TopK(usize),
+    TopP(f64),
+    MinP(f32),
+    TypicalP(f64),
+    EpsilonCutoff(f32),
+    EtaCutoff(f64),
+}
+
+/// Those that options ask for.
+pub(crate) fn of(o: &Generate) -> Vec<Warper> {
+    let mut all = Vec::new();
+    all.extend(o.temperature.filter(|t| *t != 1.0).map(|t| Warper::Temperature(t as f32)));
+    all.extend(Some(o.top_k.unwrap_or(50)).filter(|k| *k > 0).map(Warper::TopK));
+    all.extend(o.top_p.filter(|p| *p < 1.0).map(Warper::TopP));
+    all.extend(o.min_p.map(|p| Warper::MinP(p as f32)));
+    all.extend(o.typical_p.filter(|p| *p < 1.0).map(Warper::TypicalP));
+    all.extend(o.epsilon_cutoff.filter(|e| *e > 0.0).map(|e| Warper::EpsilonCutoff(e as f32)));
+    all.extend(o.eta_cutoff.filter(|e| *e > 0.0).map(Warper::EtaCutoff));
+    all
+}
+
+/// Applies them to the scores [vocab_size] of one token.
+pub(crate) fn warp(isa: Isa, warpers: &[Warper], scores: &mut [f32]) {
+    for warper in warpers {
+        match *warper {
+            Warper::Temperature(t) => scores.iter_mut().for_each(|x| *x /= t),
+            Warper::TopK(k) => {
+                // All that tie with the k-th stay.
+                let least = nth_largest(scores, k);
+                drop_where(scores, |_, x| x < least);
+            }
+            Warper::TopP(p) => top_p(isa, p, scores),
+            Warper::MinP(share) => {
+                let p = probabilities(isa, scores);
+                let least = p.iter().copied().fold(0.0, f32::max) * share;
+                drop_where(scores, |i, _| p[i] < least);
+            }
+            Warper::TypicalP(mass) => typical_p(isa, mass, scores),
+            Warper::EpsilonCutoff(epsilon) => cutoff(isa, epsilon, scores),
+            Warper::EtaCutoff(epsilon) => {
+                let (_, entropy) = log_probabilities(isa, scores);
+                let eta = epsilon.min(epsilon.sqrt() * (-entropy).exp());
+                cutoff(isa, eta as f32, scores);
+            }
+        }
+    }
+}
+
+fn drop_where(scores: &mut [f32], drop: impl Fn(usize, f32) -> bool) {
+    for (i, x) in scores.iter_mut().enumerate() {
+        if drop(i, *x) {
+            *x = f32::NEG_INFINITY;
+        }
+    }
+}
+
+/// The k-th largest, or the smallest where there are fewer.
+fn nth_largest(scores: &[f32], k: usize) -> f32 {
+    let mut sorted = scores.to_vec();
+    let k = k.clamp(1, sorted.len());
+    *sorted.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1
+}
+
+fn probabilities(isa: Isa, scores: &[f32]) -> Vec<f32> {
+    let mut p = scores.to_vec();
+    softmax_row(isa, &mut p);
+    p
+}
+
+/// Each log-probability, and the entropy.
+fn log_probabilities(isa: Isa, scores: &[f32]) -> (Vec<f32>, f64) {
+    let sum = log_sum_exp(isa, scores);
+    let log: Vec<f32> = scores.iter().map(|x| x - sum).collect();
+    let p = probabilities(isa, scores);
+    let terms = log.iter().zip(&p).filter(|(_, p)| **p > 0.0).map(|(l, p)| f64::from(*l) * f64::from(*p));
+    let entropy = -terms.sum::<f64>();
+    (log, entropy)
+}
+
+/// Ids from the least score to the greatest; of equal scores the lower id first.
+fn ascending(scores: &[f32]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    order.sort_by(|a, b| scores[*a].total_cmp(&scores[*b]));
+    order
+}
+
+/// Drops, from the least on, as long as what is dropped has at most 1 - p of the probability.
+fn top_p(isa: Isa, p: f64, scores: &mut [f32]) {
+    let probability = probabilities(isa, scores);
+    let order = ascending(scores);
+    let mut sum = 0f32;
+    for id in &order[..order.len() - 1] {
+        sum += probability[*id];
+        if f64::from(sum) > f64::from((1.0 - p) as f32) {
+            break;
+        }
+        scores[*id] = f32::NEG_INFINITY;
+    }
+}
+
+/// Keeps the tokens whose surprise is nearest to the entropy, until they have `mass` of the probability.
+fn typical_p(isa: Isa, mass: f64, scores: &mut [f32]) {
+    let (log, entropy) = log_probabilities(isa, scores);
+    let shift: Vec<f32> = log.iter().map(|l| (-l - entropy as f32).abs()).collect();
+    let order = ascending(&shift);
+    let p = probabilities(isa, scores);
+    let mut sum = 0f32;
+    let below = order.iter().take_while(|id| {
+        sum += p[**id];
+        f64::from(sum) < f64::from(mass as f32)
+    });
+    let last = below.count().min(order.len() - 1);
+    let most = shift[order[last]];
+    let first = order[0];
+    drop_where(scores, |i, _| shift[i] > most && i != first);
+}
+
+/// Drops what is less probable than a bound, but for the best.
+fn cutoff(isa: Isa, least: f32, scores: &mut [f32]) {
+    let p = probabilities(isa, scores);
+    let best = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    drop_where(scores, |i, x| p[i] < least && x < best);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    /// Single warpers against what transformers computes.
+    #[test]
+    fn golden_warpers() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/goldens-options/processors.json");
+        let file: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let mut checked = 0;
+        for case in file["cases"].as_array().unwrap() {
+            let name = case["processor"].as_str().unwrap();
+            let mut options = Generate { top_k: Some(0), ..Generate::default() };
+            options.set(name, &case["params"][name]).unwrap();
+            let warpers = of(&options);
+            if warpers.is_empty() {
+                continue; // a processor
+            }
+            let scores: Vec<f32> = serde_json::from_value(case["scores"].clone()).unwrap();
+            for isa in Isa::available() {
+                let mut scores = scores.clone();
+                warp(isa, &warpers, &mut scores);
+                for (i, (got, expected)) in scores.iter().zip(case["out"].as_array().unwrap()).enumerate() {
+                    match expected.as_f64() {
+                        Some(expected) => {
+                            assert!(
+                                (f64::from(*got) - expected).abs() < 1e-4,
+                                "{name} {i}: {got}, expected {expected}"
+                            );
+                        }
+                        None => assert_eq!(*got, f32::NEG_INFINITY, "{name} {i}"),
+                    }
+                }
+            }
+            checked += 1;
+        }
+        assert_eq!(checked, 23);
+    }
+}

@@ -1,0 +1,158 @@
+//! A warm decoder step allocates nothing.
+//!
+//! A counting allocator stands before the system's. Generating N and N + 16 tokens with the same warm model must take
+//! the same number of allocations: what a call takes is for the call, not for its steps. Counts are of the whole
+//! process, all threads; since others (the harness, a helper that a busy machine sent home and a region calls again) only
+//! ever add to them, the least of several runs is compared.
+
+mod common;
+
+use common::{data, json};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use tiny_t5::{Generate, Load, Source, T5};
+
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call is passed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: as the caller's.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: as the caller's.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: as the caller's.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as the caller's.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// Tests of this program run one after the other: they share the counter.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+const STEPS: usize = 24;
+const MORE: usize = 16;
+/// Runs after which a count that does not grow is believed, and one that does.
+const RUNS: usize = 4;
+const MOST_RUNS: usize = 100;
+
+/// The English-to-IPA model without its tokenizer: ids in, ids out. Wide enough that two threads share each product of a
+/// step; the golden folders are not.
+fn model() -> T5 {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/g2p-ipa");
+    let config = json(&folder.join("config.json")).to_string();
+    let weights = std::fs::read(folder.join("model.safetensors")).unwrap();
+    T5::from_bytes(&config, None, weights.leak(), None, &Load::default()).unwrap()
+}
+
+fn exactly(tokens: usize, options: &Generate) -> Generate {
+    Generate { max_new_tokens: Some(tokens), min_new_tokens: Some(tokens), ..options.clone() }
+}
+
+/// Allocations of a call that generates exactly `tokens` tokens for each source.
+fn allocations(t5: &T5, sources: &[Source<'_>], tokens: usize, options: &Generate) -> usize {
+    let options = exactly(tokens, options);
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    let answers = t5.generate_batch(sources, &options).unwrap();
+    let count = ALLOCATIONS.load(Ordering::Relaxed) - before;
+    assert!(answers.iter().all(|answer| answer.sequences[0].ids.len() == tokens));
+    count
+}
+
+/// Allocations of a warm call, and how many more it takes for `MORE` more steps.
+fn measure(t5: &T5, count: usize, options: &Generate) -> (usize, usize) {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let source: Vec<u32> = (3..45).chain([1]).collect();
+    let sources = vec![Source::from(&source); count];
+    allocations(t5, &sources, STEPS + MORE, options);
+    let (mut call, mut longer) = (usize::MAX, usize::MAX);
+    for run in 0..MOST_RUNS {
+        call = call.min(allocations(t5, &sources, STEPS, options));
+        longer = longer.min(allocations(t5, &sources, STEPS + MORE, options));
+        if run >= RUNS && longer <= call {
+            break;
+        }
+    }
+    (call, longer.saturating_sub(call))
+}
+
+fn assert_greedy_allocates_nothing(threads: usize) {
+    let t5 = model().with_threads(threads);
+    for count in [1, 8] {
+        let (call, more) = measure(&t5, count, &Generate::default());
+        println!("greedy, {count} sources, {threads} threads: {call} allocations a call, {more} for {MORE} more steps");
+        assert_eq!(more, 0, "{count} sources");
+    }
+}
+
+#[test]
+fn greedy_step_on_one_thread_allocates_nothing() {
+    assert_greedy_allocates_nothing(1);
+}
+
+#[test]
+fn greedy_step_on_two_threads_allocates_nothing() {
+    assert_greedy_allocates_nothing(2);
+}
+
+#[test]
+fn greedy_step_with_every_rule_allocates_nothing() {
+    let t5 = model().with_threads(1);
+    let options = Generate {
+        repetition_penalty: Some(1.3),
+        encoder_repetition_penalty: Some(1.1),
+        no_repeat_ngram_size: Some(3),
+        encoder_no_repeat_ngram_size: Some(3),
+        bad_words_ids: Some(vec![vec![9], vec![7, 8]]),
+        sequence_bias: Some(vec![(vec![5, 6], 0.5)]),
+        forced_bos_token_id: Some(40),
+        suppress_tokens: Some(vec![11, 12]),
+        begin_suppress_tokens: Some(vec![13]),
+        exponential_decay_length_penalty: Some((4, 1.1)),
+        remove_invalid_values: Some(true),
+        renormalize_logits: Some(true),
+        ..Generate::default()
+    };
+    assert_eq!(measure(&t5, 1, &options).1, 0);
+}
+
+/// Of every shape of block: gated, deeper, odd sizes, 16-bit weights, a bias table a block.
+#[test]
+fn greedy_step_of_every_variant_allocates_nothing() {
+    for folder in ["v1_1-gated-gelu-untied", "decoder-deeper", "odd-sizes", "f16", "umt5-bias-in-every-layer"] {
+        let t5 = T5::open(data("goldens").join(folder)).unwrap().with_threads(1);
+        assert_eq!(measure(&t5, 2, &Generate::default()).1, 0, "{folder}");
+    }
+}
+
+/// The beams' lists of ids are made anew in each step: one for each beam, one for each that ends, and the lists of
+/// beams, of the next step's candidates, of free caches and of caches in use. No float is among them.
+#[test]
+fn beam_step_allocates_its_lists_of_ids_alone() {
+    for (threads, num_beams) in [(1, 2), (1, 4), (2, 4)] {
+        let t5 = model().with_threads(threads);
+        let options = Generate { num_beams: Some(num_beams), ..Generate::default() };
+        let (call, more) = measure(&t5, 1, &options);
+        println!("{num_beams} beams, {threads} threads: {call} allocations a call, {more} for {MORE} more steps");
+        assert!(more <= MORE * (2 * num_beams + 4), "{more} allocations in {MORE} steps");
+    }
+}

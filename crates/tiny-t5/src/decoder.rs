@@ -33,39 +33,43 @@ pub(crate) struct Feed {
 
 /// Computes the cross-attention's keys and values of sources: once for each, whatever is generated from it.
 ///
-/// `hidden` is the encoder's output for the sources, one behind the other; `lens` are their lengths, and they go to the
-/// first places of `state.sources`.
+/// `hidden` is the encoder's output for `sources`, one behind the other; they go to the places from `first` on of
+/// `state.sources`.
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn attend_to(
     model: &Model,
     exec: Exec<'_>,
     scratch: &mut Scratch,
     state: &mut DecoderState,
-    hidden: &[f32],
-    lens: impl ExactSizeIterator<Item = usize> + Clone,
     decoder: &Stack,
+    hidden: &[f32],
+    sources: &[&[u32]],
+    first: usize,
 ) {
     let (shape, inner) = (model.shape, model.shape.heads.width());
     let (heads, d_kv) = (shape.heads.heads, shape.heads.d_kv);
-    if state.sources.len() < lens.len() {
-        state.sources.resize_with(lens.len(), KvCache::default);
+    if state.sources.len() < first + sources.len() {
+        state.sources.resize_with(first + sources.len(), KvCache::default);
     }
-    for (cache, len) in state.sources.iter_mut().zip(lens.clone()) {
+    let caches = &mut state.sources[first..first + sources.len()];
+    for (cache, source) in caches.iter_mut().zip(sources) {
         cache.reset(decoder.blocks.len(), heads, d_kv);
-        cache.reserve(len);
+        cache.reserve(source.len());
     }
-    let rows: usize = lens.clone().sum();
+    let rows: usize = sources.iter().map(|source| source.len()).sum();
     for (i, block) in decoder.blocks.iter().enumerate() {
         let Some(cross) = &block.cross else { continue };
         let kv = room(&mut scratch.projected, rows * 2 * inner);
         exec.product(hidden, rows, model.packed.panels(&cross.kv), Epilogue::Store, kv);
         let mut row = 0;
-        for (cache, len) in state.sources.iter_mut().zip(lens.clone()) {
-            cache.append(i, &kv[row * 2 * inner..(row + len) * 2 * inner], 2 * inner, 0, inner);
-            row += len;
+        for (cache, source) in caches.iter_mut().zip(sources) {
+            let end = row + source.len();
+            cache.append(i, &kv[row * 2 * inner..end * 2 * inner], 2 * inner, 0, inner);
+            row = end;
         }
     }
-    for (cache, len) in state.sources.iter_mut().zip(lens) {
-        cache.advance(len);
+    for (cache, source) in caches.iter_mut().zip(sources) {
+        cache.advance(source.len());
     }
 }
 

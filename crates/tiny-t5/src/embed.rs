@@ -40,8 +40,8 @@ pub fn normalized(mut vector: Vec<f32>) -> Vec<f32> {
     vector
 }
 
-/// Sources whose hidden states are computed together.
-const BATCH_TOKENS: usize = 4096;
+/// Tokens whose hidden states are computed together: their buffers stay in the cache.
+const BATCH_TOKENS: usize = 256;
 
 impl T5 {
     /// The encoder's hidden states for one source.

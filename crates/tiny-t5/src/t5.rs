@@ -444,8 +444,7 @@ impl T5 {
         let model = self.model();
         let State { scratch, encoder, decoder: decoding, .. } = state;
         crate::encoder::encode(model, exec, scratch, encoder, &[source]);
-        let lens = std::iter::once(source.len());
-        crate::decoder::attend_to(model, exec, scratch, decoding, &encoder.hidden, lens, decoder);
+        crate::decoder::attend_to(model, exec, scratch, decoding, decoder, &encoder.hidden, &[source], 0);
         crate::decoder::begin(model, decoding, decoder, 1, decoder_ids.len());
         for ids in decoder_ids.chunks(CHUNK) {
             let feed = crate::decoder::Feed { cache: 0, source: 0, rows: 0..ids.len() };

@@ -23,8 +23,10 @@ use tiny_t5_kernels::padded;
 pub(crate) const RESERVE: usize = 512;
 /// Sequences that are decoded together: beyond it the weights are read often enough.
 const MAX_ROWS: usize = 64;
-/// Source tokens that are encoded together: their buffers stay in the cache.
+/// Source tokens of sequences that are decoded together: what their keys and values may take.
 const MAX_TOKENS: usize = 4096;
+/// Source tokens that are encoded together: their buffers stay in the cache.
+const ENCODE_TOKENS: usize = 256;
 
 /// Why a sequence ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,12 +196,22 @@ impl<'a> Search<'a> {
     /// Encodes the sources and puts their cross-attention in place.
     fn attend_to(&mut self, sources: &[&[u32]]) {
         let State { scratch, encoder, decoder, .. } = &mut *self.state;
-        let start = Instant::now();
-        encoder::encode(self.model, self.exec, scratch, encoder, sources);
-        self.timings.encode_ms = ms(start);
-        let lens = sources.iter().map(|s| s.len());
-        decoder::attend_to(self.model, self.exec, scratch, decoder, &encoder.hidden, lens, self.decoder);
-        self.timings.cross_ms = ms(start) - self.timings.encode_ms;
+        let mut first = 0;
+        while first < sources.len() {
+            let mut tokens = 0;
+            let fits = sources[first..].iter().take_while(|source| {
+                tokens += source.len();
+                tokens <= ENCODE_TOKENS
+            });
+            let group = &sources[first..first + fits.count().max(1)];
+            let start = Instant::now();
+            encoder::encode(self.model, self.exec, scratch, encoder, group);
+            let encoded = ms(start);
+            decoder::attend_to(self.model, self.exec, scratch, decoder, self.decoder, &encoder.hidden, group, first);
+            self.timings.encode_ms += encoded;
+            self.timings.cross_ms += ms(start) - encoded;
+            first += group.len();
+        }
     }
 
     /// Begins sequences, each with its cache and its source: all of the prompt but its last id is decoded.

@@ -1,2 +1,48 @@
-//! To come.
-fn main() {}
+//! The `tiny-t5` command: text to arguments, arguments to the library's options, one call, a writer. No computing here.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `args` | what the command line may say, and which command it means |
+//! | `options` | the options of generation, one for each key of the library's list |
+//! | `input` | sources: texts, ids, lines of a file; progress |
+//! | `output` | lines on standard output, notes on standard error |
+//! | `failure` | what went wrong, and the exit code that says so |
+//! | `generate`, `score`, `encode`, `classify`, `infill`, `info`, `bench` | a command each |
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod bench;
+mod classify;
+mod encode;
+mod failure;
+mod generate;
+mod infill;
+mod info;
+mod input;
+mod options;
+mod output;
+mod score;
+
+use args::Command;
+use failure::Failure;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run() -> Result<(), Failure> {
+    match args::parse(std::env::args_os())? {
+        Command::Generate(args) => generate::run(args),
+        Command::Score(args) => score::run(args),
+        Command::Encode(args) => encode::run(args),
+        Command::Classify(args) => classify::run(args),
+        Command::Infill(args) => infill::run(args),
+        Command::Info(args) => info::run(args),
+        Command::Bench(args) => bench::run(args),
+    }
+}

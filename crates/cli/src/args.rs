@@ -1,0 +1,206 @@
+//! What the command line may say, and which command it means.
+
+use crate::failure::Failure;
+use crate::{bench, classify, encode, generate, infill, info, output, score};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use tiny_t5::{Dtype, Load, T5};
+
+/// Commands that this version does not have, and that are no texts either.
+const LATER: [&str; 2] = ["family", "report"];
+
+#[derive(Debug, Parser)]
+#[command(name = "tiny-t5", version, about, long_about = None)]
+#[command(after_help = "A first word that is none of the commands is a text: `tiny-t5 TEXT...` is `tiny-t5 generate TEXT...`.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// A command with its arguments.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Generate a text from each source
+    Generate(Box<generate::Args>),
+    /// How likely a target is, given each source
+    Score(score::Args),
+    /// The encoder's hidden states or a vector for each source
+    Encode(encode::Args),
+    /// Classify each source, or its tokens, or find an answer in it
+    Classify(classify::Args),
+    /// Fill the gaps <extra_id_0>, <extra_id_1>, ... of each text
+    Infill(Box<infill::Args>),
+    /// What a checkpoint is: shape, parameters, memory, FLOPs, kernels
+    Info(info::Args),
+    /// Measure speed with fixed work, for comparing engines
+    Bench(bench::Args),
+}
+
+/// Which model, and how it is computed.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Model")]
+pub(crate) struct ModelArgs {
+    /// A checkpoint folder, or a hub name whose files are in the local Hugging Face cache; left out: the embedded English-to-IPA
+    /// model
+    #[arg(long, value_name = "DIR_OR_NAME")]
+    pub(crate) model: Option<PathBuf>,
+    /// Threads; left out: the processors that this process may use
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    threads: Option<usize>,
+    /// How wide weights are kept; computing is in f32 always
+    #[arg(long, value_name = "DTYPE", default_value = "auto")]
+    pub(crate) dtype: Width,
+    /// Print one JSON object a source, one a line
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Tokens that a source may have, its end token included; left out: 16384
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    max_source_tokens: Option<usize>,
+}
+
+/// How wide weights are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Width {
+    /// The checkpoint's own precision
+    Auto,
+    /// As auto: exact
+    F32,
+    /// Rounded to bfloat16
+    Bf16,
+    /// Rounded to f16
+    F16,
+    /// Not there yet
+    Int8,
+}
+
+impl ModelArgs {
+    /// Loads the model, and says what was noticed while loading.
+    pub(crate) fn open(&self) -> Result<T5, Failure> {
+        self.open_as(self.dtype, "--dtype")
+    }
+
+    /// [`ModelArgs::open`] with the width of weights that another `option` gave.
+    pub(crate) fn open_as(&self, width: Width, option: &str) -> Result<T5, Failure> {
+        let mut load = Load::default();
+        load.dtype = match width {
+            Width::Auto => Dtype::Auto,
+            Width::F32 => Dtype::F32,
+            Width::Bf16 => Dtype::Bf16,
+            Width::F16 => Dtype::F16,
+            Width::Int8 => {
+                return Err(Failure::Other(format!("{option} int8: not there yet, expected f32, bf16 or f16")));
+            }
+        };
+        load.threads = self.threads;
+        load.max_source_tokens = self.max_source_tokens;
+        let t5 = match &self.model {
+            Some(model) => T5::open_with(model, &load)?,
+            None => T5::embedded(&load)?,
+        };
+        t5.notes().iter().for_each(|note| output::say("note", note));
+        Ok(t5)
+    }
+}
+
+/// A list of ids, separated by commas.
+#[derive(Debug, Clone)]
+pub(crate) struct Ids(pub(crate) Vec<u32>);
+
+impl std::str::FromStr for Ids {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Ids, String> {
+        if text.trim().is_empty() {
+            return Ok(Ids(Vec::new())); // the library's error, as for every other empty list
+        }
+        let id = |id: &str| id.trim().parse().map_err(|_| format!("found {id:?}, expected ids as in 5,8,1"));
+        Ok(Ids(text.split(',').map(id).collect::<Result<_, _>>()?))
+    }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "expected a whole number, at least 1".into())
+}
+
+/// The command that the command line means.
+pub(crate) fn parse(argv: impl Iterator<Item = OsString>) -> Result<Command, Failure> {
+    let mut command = Cli::command();
+    command.build();
+    let argv = with_command(argv.collect(), &command)?;
+    let matches = command.try_get_matches_from(argv)?;
+    Ok(Cli::from_arg_matches(&matches)?.command)
+}
+
+/// The command line with the command in first place: the first word, where it is a command, else `generate`. A flag's `true`
+/// or `false` is joined to it on the way, since a text may stand there as well.
+fn with_command(argv: Vec<OsString>, cli: &clap::Command) -> Result<Vec<OsString>, Failure> {
+    let mut argv = argv.into_iter().peekable();
+    let mut out: Vec<OsString> = vec![argv.next().unwrap_or_else(|| "tiny-t5".into())];
+    let mut command: Option<OsString> = None;
+    while let Some(arg) = argv.next() {
+        match arg.to_str() {
+            Some("--") => {
+                command.get_or_insert_with(|| "generate".into());
+                out.push(arg);
+                out.extend(argv.by_ref());
+            }
+            // `tiny-t5 --help` is about all commands.
+            Some("--help" | "-h" | "--version" | "-V") if out.len() == 1 && command.is_none() => {
+                out.push(arg);
+                out.extend(argv);
+                return Ok(out);
+            }
+            Some(option) if option.starts_with('-') && option != "-" => {
+                let takes = Takes::of(option, cli);
+                match (takes, argv.peek().and_then(|next| next.to_str())) {
+                    (Takes::Flag, Some(value @ ("true" | "false"))) => {
+                        out.push(format!("{option}={value}").into());
+                        argv.next();
+                    }
+                    (Takes::Value, Some(_)) => {
+                        out.push(arg);
+                        out.extend(argv.next());
+                    }
+                    _ => out.push(arg),
+                }
+            }
+            word => {
+                let is_command = word.is_some_and(|word| word == "help" || cli.find_subcommand(word).is_some());
+                match &command {
+                    None if is_command => command = Some(arg),
+                    None if word.is_some_and(|word| LATER.contains(&word)) => {
+                        let line = format!("{}: not there yet; for the text, write `--` before it", arg.display());
+                        return Err(Failure::Usage(line));
+                    }
+                    _ => {
+                        command.get_or_insert_with(|| "generate".into());
+                        out.push(arg);
+                    }
+                }
+            }
+        }
+    }
+    out.insert(1, command.unwrap_or_else(|| "generate".into()));
+    Ok(out)
+}
+
+/// What follows an option.
+enum Takes {
+    Nothing,
+    Flag,
+    Value,
+}
+
+impl Takes {
+    /// An option has one meaning in all the commands that have it.
+    fn of(option: &str, cli: &clap::Command) -> Takes {
+        let Some(name) = option.strip_prefix("--") else { return Takes::Nothing };
+        let arg = cli.get_subcommands().flat_map(|c| c.get_arguments()).find(|arg| arg.get_long() == Some(name));
+        match arg {
+            Some(arg) if arg.is_require_equals_set() => Takes::Flag,
+            Some(arg) if arg.get_action().takes_values() => Takes::Value,
+            _ => Takes::Nothing,
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! `tiny-t5 infill`: each text with its gaps filled.
+
+use crate::args::ModelArgs;
+use crate::failure::Failure;
+use crate::input::{SourceArgs, answer_all};
+use crate::options::Options;
+use serde::Serialize;
+use tiny_t5::{Error, Source};
+
+/// The arguments of `infill`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    sources: SourceArgs,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// The JSON line of a source.
+#[derive(Serialize)]
+struct Line<'a> {
+    text: &'a str,
+    spans: &'a [String],
+    ids: &'a [u32],
+}
+
+/// Runs the command.
+pub(crate) fn run(args: Box<Args>) -> Result<(), Failure> {
+    let Args { sources, model, options } = *args;
+    if sources.is_ids() {
+        return Err(Failure::Usage("--input-ids: infill gives back a text, so it takes one; expected TEXT or --file".into()));
+    }
+    let sources = sources.open()?;
+    let t5 = model.open()?;
+    let fill = |source: &Source<'_>| match source {
+        Source::Text(text) => t5.infill(text, &options.generate),
+        Source::Ids(_) => unreachable!("ids were refused above"),
+    };
+    let result = answer_all(
+        sources,
+        |chunk, _| chunk.iter().map(fill).collect::<Result<Vec<_>, Error>>(),
+        |out, _, filled| match model.json {
+            true => out.json(&Line { text: &filled.text, spans: &filled.spans, ids: &filled.ids }),
+            false => out.line(&filled.text),
+        },
+    );
+    result.map_err(|failure| options.explain(failure))
+}

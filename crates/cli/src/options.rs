@@ -1,0 +1,86 @@
+//! The options of generation: one argument for each key of [`Generate::OPTIONS`], with the same words as its help.
+
+use crate::failure::Failure;
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use serde_json::Value;
+use tiny_t5::{Error, Generate};
+
+/// What the command line says about generation.
+#[derive(Debug, Default)]
+pub(crate) struct Options {
+    /// As the library wants it.
+    pub(crate) generate: Generate,
+    /// The names that were given.
+    given: Vec<&'static str>,
+}
+
+impl Options {
+    /// An error about an option that the command line gave is an error of usage, in the command line's words.
+    pub(crate) fn explain(&self, failure: Failure) -> Failure {
+        match failure {
+            Failure::Library(Error::Option { option, found, expected }) if self.given.contains(&option.as_str()) => {
+                Failure::Usage(format!("--{}: found {found}, expected {expected}", kebab(&option)))
+            }
+            failure => failure,
+        }
+    }
+}
+
+/// An option's name as the command line has it.
+fn kebab(name: &str) -> String {
+    name.replace('_', "-")
+}
+
+/// A value as JSON, or where it is no JSON, as a string: `0.5`, `[[5],[7,8]]`, `true`, `never`.
+fn value(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|_| Value::from(text))
+}
+
+/// Whether an option is true or false and nothing else, so that it may stand without a value.
+fn is_flag(name: &str) -> bool {
+    let takes = |value: Value| Generate::default().set(name, &value).is_ok();
+    takes(Value::Bool(true)) && !takes(Value::from("never"))
+}
+
+impl clap::Args for Options {
+    fn augment_args(command: Command) -> Command {
+        Generate::OPTIONS.iter().fold(command, |command, (name, doc)| {
+            // clap keeps names for the life of the process.
+            let long: &'static str = kebab(name).leak();
+            let doc: &'static str = doc.trim().trim_end_matches('.');
+            let parse = move |text: &str| match Generate::default().set(name, &value(text)) {
+                Ok(()) => Ok(value(text)),
+                Err(Error::Option { expected, .. }) => Err(expected),
+                Err(error) => Err(error.to_string()),
+            };
+            let arg = Arg::new(*name).long(long).help(doc).help_heading("Generation").value_parser(parse);
+            command.arg(match is_flag(name) {
+                true => arg.value_name("BOOL").num_args(0..=1).require_equals(true).default_missing_value("true"),
+                false => arg.value_name("VALUE").action(ArgAction::Set).allow_negative_numbers(true),
+            })
+        })
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl clap::FromArgMatches for Options {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut options = Options::default();
+        options.update_from_arg_matches(matches)?;
+        Ok(options)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        for (name, _) in Generate::OPTIONS {
+            if let Some(value) = matches.get_one::<Value>(name) {
+                let set = self.generate.set(name, value);
+                set.map_err(|e| clap::Error::raw(clap::error::ErrorKind::InvalidValue, e))?;
+                self.given.push(name);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,91 @@
+//! Lines on standard output, notes on standard error.
+
+use crate::failure::Failure;
+use crate::input::Given;
+use serde::Serialize;
+use std::fmt::Display;
+use std::io::{BufWriter, StdoutLock, Write};
+use tiny_t5::T5;
+
+/// Prints one line `kind: text` on standard error, whatever the text holds.
+pub(crate) fn say(kind: &str, text: &str) {
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    // Nobody may be left to hear it.
+    let _ = writeln!(std::io::stderr(), "{kind}: {text}");
+}
+
+/// Standard output, a line an answer.
+pub(crate) struct Output {
+    writer: BufWriter<StdoutLock<'static>>,
+}
+
+impl Output {
+    pub(crate) fn new() -> Output {
+        Output { writer: BufWriter::new(std::io::stdout().lock()) }
+    }
+
+    /// One JSON value on a line. An f32 has the fewest digits that parse back to it; NaN and infinities, which JSON lacks,
+    /// are null.
+    pub(crate) fn json(&mut self, value: &impl Serialize) -> Result<(), Failure> {
+        let line = serde_json::to_string(value).map_err(|e| Failure::Other(e.to_string()))?;
+        self.line(line)
+    }
+
+    /// One line of text.
+    pub(crate) fn line(&mut self, text: impl Display) -> Result<(), Failure> {
+        writeln!(self.writer, "{text}").map_err(|e| Failure::output(&e))
+    }
+
+    /// What was written is on its way.
+    pub(crate) fn flush(&mut self) -> Result<(), Failure> {
+        self.writer.flush().map_err(|e| Failure::output(&e))
+    }
+}
+
+/// Items with `between` between them.
+pub(crate) fn joined<T: ToString>(items: &[T], between: &str) -> String {
+    items.iter().map(T::to_string).collect::<Vec<_>>().join(between)
+}
+
+/// Milliseconds with three digits after the point.
+pub(crate) fn rounded(ms: f64) -> f64 {
+    (ms * 1e3).round() / 1e3
+}
+
+/// What users should know of all sources together, said once at the end.
+#[derive(Default)]
+pub(crate) struct Notes {
+    unknown: usize,
+    cut: usize,
+}
+
+impl Notes {
+    /// Looks at a source and its ids.
+    pub(crate) fn source(&mut self, t5: &T5, source: &Given, ids: &[u32]) {
+        let unk = t5.tokenizer().and_then(|t| t.unk_id());
+        if matches!(source, Given::Text(_)) && unk.is_some_and(|unk| ids.contains(&unk)) {
+            self.unknown += 1;
+        }
+    }
+
+    /// Looks at a sequence that was generated.
+    pub(crate) fn sequence(&mut self, sequence: &tiny_t5::Sequence) {
+        self.cut += usize::from(sequence.default_limit);
+    }
+
+    /// Says what there is to say.
+    pub(crate) fn print(&self) {
+        if self.unknown > 0 {
+            let what = counted(self.unknown, "source has", "sources have");
+            say("note", &format!("{what} characters that the tokenizer does not know; the model sees its unknown token instead"));
+        }
+        if self.cut > 0 {
+            let what = counted(self.cut, "sequence", "sequences");
+            say("note", &format!("{what} ended at the default limit of 20 new tokens; --max-new-tokens sets another"));
+        }
+    }
+}
+
+fn counted(n: usize, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
+}

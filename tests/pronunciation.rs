@@ -49,12 +49,16 @@ fn cases() -> Vec<Value> {
     cases
 }
 
+fn options(case: &Value) -> Generate {
+    Generate { max_new_tokens: Some(case["max_new_tokens"].as_u64().unwrap() as usize), ..Generate::default() }
+}
+
 #[test]
 fn golden_g2p_ipa_greedy_ids_and_texts() {
     let t5 = embedded();
-    for case in cases() {
+    for case in &cases() {
         let text = case["text"].as_str().unwrap();
-        let answer = t5.generate(text, &Generate::default()).unwrap();
+        let answer = t5.generate(text, &options(case)).unwrap();
         assert_eq!(answer.input_ids, ids(&case["input_ids"]), "{text}");
         assert_eq!(answer.sequences[0].ids, ids(&case["greedy"]["ids"]), "{text}");
         assert_eq!(answer.text(), case["greedy"]["text"].as_str().unwrap(), "{text}");
@@ -65,13 +69,12 @@ fn golden_g2p_ipa_greedy_ids_and_texts() {
 #[test]
 fn golden_g2p_ipa_beams_texts_and_scores() {
     let t5 = embedded();
-    let options =
-        Generate { num_beams: Some(4), num_return_sequences: Some(4), max_new_tokens: Some(64), ..Generate::default() };
     let mut checked = 0;
     for case in cases().iter().filter(|case| case["beam4"].is_array()) {
         let text = case["text"].as_str().unwrap();
         let expected = case["beam4"].as_array().unwrap();
-        let answer = t5.generate(text, &options).unwrap();
+        let beams = Generate { num_beams: Some(4), num_return_sequences: Some(4), ..options(case) };
+        let answer = t5.generate(text, &beams).unwrap();
         assert_eq!(answer.sequences.len(), expected.len(), "{text}");
         for (sequence, expected) in answer.sequences.iter().zip(expected) {
             assert_eq!(sequence.ids, ids(&expected["ids"]), "{text}");

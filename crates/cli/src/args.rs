@@ -12,7 +12,9 @@ const LATER: [&str; 2] = ["family", "report"];
 
 #[derive(Debug, Parser)]
 #[command(name = "tiny-t5", version, about, long_about = None)]
-#[command(after_help = "A first word that is none of the commands is a text: `tiny-t5 TEXT...` is `tiny-t5 generate TEXT...`.")]
+#[command(
+    after_help = "A first word that is none of the commands is a text: `tiny-t5 TEXT...` is `tiny-t5 generate TEXT...`."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -46,7 +48,7 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "DIR_OR_NAME")]
     pub(crate) model: Option<PathBuf>,
     /// Threads; left out: the processors that this process may use
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true)]
     threads: Option<usize>,
     /// How wide weights are kept; computing is in f32 always
     #[arg(long, value_name = "DTYPE", default_value = "auto")]
@@ -55,7 +57,7 @@ pub(crate) struct ModelArgs {
     #[arg(long)]
     pub(crate) json: bool,
     /// Tokens that a source may have, its end token included; left out: 16384
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true)]
     max_source_tokens: Option<usize>,
 }
 

@@ -17,10 +17,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     workload: PathBuf,
     /// Runs that are measured
-    #[arg(long, value_name = "R", default_value_t = 10)]
+    #[arg(long, value_name = "R", default_value_t = 10, allow_negative_numbers = true)]
     repeats: usize,
     /// Runs before those that are measured
-    #[arg(long, value_name = "W", default_value_t = 2)]
+    #[arg(long, value_name = "W", default_value_t = 2, allow_negative_numbers = true)]
     warmup: usize,
     /// How wide weights are kept; fp32 is --dtype f32
     #[arg(long, value_name = "VARIANT", conflicts_with = "dtype")]

@@ -30,7 +30,9 @@ struct Line<'a> {
 pub(crate) fn run(args: Box<Args>) -> Result<(), Failure> {
     let Args { sources, model, options } = *args;
     if sources.is_ids() {
-        return Err(Failure::Usage("--input-ids: infill gives back a text, so it takes one; expected TEXT or --file".into()));
+        return Err(Failure::Usage(
+            "--input-ids: infill gives back a text, so it takes one; expected TEXT or --file".into(),
+        ));
     }
     let sources = sources.open()?;
     let t5 = model.open()?;

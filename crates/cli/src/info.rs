@@ -13,10 +13,10 @@ const MOST_TOKENS: u64 = 1 << 20;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Count the FLOPs of a source of N tokens
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u64).range(0..=MOST_TOKENS))]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u64).range(0..=MOST_TOKENS), allow_negative_numbers = true)]
     source: u64,
     /// Count the FLOPs of a target of N tokens
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u64).range(0..=MOST_TOKENS))]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u64).range(0..=MOST_TOKENS), allow_negative_numbers = true)]
     target: u64,
     #[command(flatten)]
     model: ModelArgs,
@@ -189,7 +189,10 @@ impl Info {
             ),
             (
                 "bias",
-                format!("{} buckets to distance {}", s.relative_attention_num_buckets, s.relative_attention_max_distance),
+                format!(
+                    "{} buckets to distance {}",
+                    s.relative_attention_num_buckets, s.relative_attention_max_distance
+                ),
             ),
             ("parameters", grouped(p.total)),
             ("  embedding", grouped(p.embedding)),

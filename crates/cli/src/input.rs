@@ -176,7 +176,9 @@ impl Lines {
         }
         match String::from_utf8(line) {
             Ok(line) => Ok(Some(line)),
-            Err(_) => Err(Failure::Other(format!("{}, line {}: found bytes that are not UTF-8", self.name, self.count))),
+            Err(_) => {
+                Err(Failure::Other(format!("{}, line {}: found bytes that are not UTF-8", self.name, self.count)))
+            }
         }
     }
 
@@ -209,21 +211,24 @@ pub(crate) fn answer_all<A>(
             bar = lines.progress();
         }
         let views: Vec<Source<'_>> = chunk.iter().map(Given::as_source).collect();
-        let mut write = |answers: Vec<A>, given: &[Given]| {
-            answers.into_iter().zip(given).try_for_each(|(answer, given)| print(&mut out, given, answer))?;
+        let mut write = |answers: Vec<A>, first: usize, sources: &Sources| {
+            for (i, answer) in answers.into_iter().enumerate() {
+                let place = || sources.place(done + first + i);
+                print(&mut out, &chunk[first + i], answer).map_err(|failure| at(place, failure))?;
+            }
             out.flush()
         };
         match answer(&views, done) {
             Ok(answers) => match &bar {
-                Some(bar) => bar.suspend(|| write(answers, &chunk))?,
-                None => write(answers, &chunk)?,
+                Some(bar) => bar.suspend(|| write(answers, 0, &sources))?,
+                None => write(answers, 0, &sources)?,
             },
             Err(_) => {
                 // One of them is wrong: those before it first.
-                for (i, given) in chunk.iter().enumerate() {
-                    let one = std::slice::from_ref(given);
-                    let answers = answer(&views[i..=i], done + i).map_err(|e| at(sources.place(done + i), e))?;
-                    write(answers, one)?;
+                for i in 0..chunk.len() {
+                    let answers = answer(&views[i..=i], done + i);
+                    let answers = answers.map_err(|error| at(|| sources.place(done + i), error.into()))?;
+                    write(answers, i, &sources)?;
                 }
             }
         }
@@ -240,9 +245,11 @@ pub(crate) fn answer_all<A>(
 }
 
 /// An error that is about a source says which; one about the model or an option would say nothing more by it.
-fn at(place: Option<String>, error: Error) -> Failure {
-    match (place, error) {
-        (Some(place), error @ (Error::Input { .. } | Error::Tokenizer(_))) => Failure::Other(format!("{place}: {error}")),
-        (_, error) => Failure::Library(error),
+fn at(place: impl Fn() -> Option<String>, failure: Failure) -> Failure {
+    match (failure, place()) {
+        (Failure::Library(error @ (Error::Input { .. } | Error::Tokenizer(_))), Some(place)) => {
+            Failure::Other(format!("{place}: {error}"))
+        }
+        (failure, _) => failure,
     }
 }

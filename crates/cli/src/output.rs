@@ -36,6 +36,12 @@ impl Output {
         writeln!(self.writer, "{text}").map_err(|e| Failure::output(&e))
     }
 
+    /// A part of a line, at once on its way.
+    pub(crate) fn part(&mut self, text: impl Display) -> Result<(), Failure> {
+        write!(self.writer, "{text}").map_err(|e| Failure::output(&e))?;
+        self.flush()
+    }
+
     /// What was written is on its way.
     pub(crate) fn flush(&mut self) -> Result<(), Failure> {
         self.writer.flush().map_err(|e| Failure::output(&e))
@@ -69,15 +75,20 @@ impl Notes {
     }
 
     /// Looks at a sequence that was generated.
-    pub(crate) fn sequence(&mut self, sequence: &tiny_t5::Sequence) {
-        self.cut += usize::from(sequence.default_limit);
+    pub(crate) fn sequence(&mut self, at_default_limit: bool) {
+        self.cut += usize::from(at_default_limit);
     }
 
     /// Says what there is to say.
     pub(crate) fn print(&self) {
         if self.unknown > 0 {
             let what = counted(self.unknown, "source has", "sources have");
-            say("note", &format!("{what} characters that the tokenizer does not know; the model sees its unknown token instead"));
+            say(
+                "note",
+                &format!(
+                    "{what} characters that the tokenizer does not know; the model sees its unknown token instead"
+                ),
+            );
         }
         if self.cut > 0 {
             let what = counted(self.cut, "sequence", "sequences");

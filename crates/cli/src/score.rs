@@ -33,7 +33,10 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let targets: Vec<Given> = texts.chain(args.target_ids.into_iter().map(|ids| Given::Ids(ids.0))).collect();
     if targets.len() > 1 && args.sources.count() != Some(targets.len()) {
         let sources = args.sources.count().map_or("sources from a file".into(), |n| format!("{n} sources"));
-        return Err(Failure::Usage(format!("{} targets for {sources}, expected one, or one for each source", targets.len())));
+        return Err(Failure::Usage(format!(
+            "{} targets for {sources}, expected one, or one for each source",
+            targets.len()
+        )));
     }
     let sources = args.sources.open()?;
     let t5 = args.model.open()?;

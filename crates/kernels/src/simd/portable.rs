@@ -32,9 +32,31 @@ fn each(a: F, b: F, f: impl Fn(f32x8, f32x8) -> f32x8) -> F {
     [f(a[0], b[0]), f(a[1], b[1])]
 }
 
+/// Not inlined: 16 library calls at every place would be a quarter of a megabyte of a binary.
+#[inline(never)]
+fn fma(a: F, b: F, c: F) -> F {
+    let (a, b, c) = (lanes(a), lanes(b), lanes(c));
+    from_lanes(from_fn(|i| a[i].mul_add(b[i], c[i])))
+}
+
+#[inline(never)]
+fn from_f16(bits: [u16; LANES]) -> F {
+    from_lanes(bits.map(|b| half::f16::from_bits(b).to_f32_const()))
+}
+
+#[inline(never)]
+fn pow2(n: F) -> F {
+    from_lanes(lanes(n).map(|n| f32::from_bits((n as i32).wrapping_add(127).wrapping_shl(23) as u32)))
+}
+
+#[inline(never)]
+fn dot4(sum: [i32; LANES], a: [u8; 4], w: [[i8; 4]; LANES]) -> [i32; LANES] {
+    from_fn(|i| (0..4).fold(sum[i], |sum, j| sum + i32::from(a[j]) * i32::from(w[i][j])))
+}
+
 impl Simd for Portable {
     type F = F;
-    const ROWS: usize = 4;
+    const ROWS: usize = 2;
     const PANELS: usize = 1;
 
     #[inline(always)]
@@ -56,7 +78,7 @@ impl Simd for Portable {
     unsafe fn load_f16(self, p: *const u16) -> F {
         // SAFETY: the caller vouches for 16 readable u16.
         let bits = unsafe { p.cast::<[u16; LANES]>().read_unaligned() };
-        from_lanes(bits.map(|b| half::f16::from_bits(b).to_f32_const()))
+        from_f16(bits)
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: F) {
@@ -81,8 +103,7 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn mul_add(self, a: F, b: F, c: F) -> F {
-        let (a, b, c) = (lanes(a), lanes(b), lanes(c));
-        from_lanes(from_fn(|i| a[i].mul_add(b[i], c[i])))
+        fma(a, b, c)
     }
     #[inline(always)]
     fn max(self, a: F, b: F) -> F {
@@ -98,7 +119,7 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn pow2(self, n: F) -> F {
-        from_lanes(lanes(n).map(|n| f32::from_bits((n as i32).wrapping_add(127).wrapping_shl(23) as u32)))
+        pow2(n)
     }
 
     type I = [i32; LANES];
@@ -111,8 +132,7 @@ impl Simd for Portable {
     unsafe fn dot4(self, sum: Self::I, a: u32, w: *const i8) -> Self::I {
         // SAFETY: the caller vouches for 64 readable bytes.
         let w = unsafe { w.cast::<[[i8; 4]; LANES]>().read_unaligned() };
-        let a = a.to_le_bytes();
-        from_fn(|i| (0..4).fold(sum[i], |sum, j| sum + i32::from(a[j]) * i32::from(w[i][j])))
+        dot4(sum, a.to_le_bytes(), w)
     }
     #[inline(always)]
     unsafe fn int_join(self, high: Self::I, low: Self::I, sub: *const i32) -> Self::I {

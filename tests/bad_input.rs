@@ -65,9 +65,15 @@ fn open_fails(folder: &tempfile::TempDir, parts: &[&str]) {
 #[test]
 fn shapes_that_differ_from_config_name_the_tensor_and_both_shapes() {
     let attention = "SelfAttention.q.weight";
-    open_fails(&with_config("v1_0-relu-tied", json!({"d_kv": 8})), &["model.safetensors", attention, "[64, 64]", "[32, 64]"]);
+    open_fails(
+        &with_config("v1_0-relu-tied", json!({"d_kv": 8})),
+        &["model.safetensors", attention, "[64, 64]", "[32, 64]"],
+    );
     open_fails(&with_config("v1_0-relu-tied", json!({"d_ff": 100})), &["DenseReluDense.wi", "[128, 64]", "[100, 64]"]);
-    open_fails(&with_config("v1_0-relu-tied", json!({"vocab_size": 200})), &["shared.weight", "[199, 64]", "[200, 64]"]);
+    open_fails(
+        &with_config("v1_0-relu-tied", json!({"vocab_size": 200})),
+        &["shared.weight", "[199, 64]", "[200, 64]"],
+    );
     open_fails(&with_config("v1_0-relu-tied", json!({"num_heads": 2})), &[attention, "num_heads"]);
     let buckets = json!({"relative_attention_num_buckets": 16});
     open_fails(&with_config("v1_0-relu-tied", buckets), &["relative_attention_bias", "[32, 4]", "[16, 4]"]);
@@ -76,7 +82,10 @@ fn shapes_that_differ_from_config_name_the_tensor_and_both_shapes() {
 #[test]
 fn blocks_that_differ_from_config_name_the_block() {
     open_fails(&with_config("v1_0-relu-tied", json!({"num_layers": 1})), &["encoder.block.1.", "num_layers"]);
-    open_fails(&with_config("v1_0-relu-tied", json!({"num_decoder_layers": 1})), &["decoder.block.1.", "num_decoder_layers"]);
+    open_fails(
+        &with_config("v1_0-relu-tied", json!({"num_decoder_layers": 1})),
+        &["decoder.block.1.", "num_decoder_layers"],
+    );
     open_fails(&with_config("v1_0-relu-tied", json!({"num_layers": 3})), &["encoder.block.2.layer.0"]);
 }
 
@@ -104,7 +113,10 @@ fn tensors_that_are_missing_are_named() {
         header.insert("somebody.else".into(), tensor);
     });
     open_fails(&gone, &["model.safetensors", name]);
-    open_fails(&with_config("v1_0-relu-tied", json!({"feed_forward_proj": "gated-gelu"})), &["DenseReluDense.wi_0.weight"]);
+    open_fails(
+        &with_config("v1_0-relu-tied", json!({"feed_forward_proj": "gated-gelu"})),
+        &["DenseReluDense.wi_0.weight"],
+    );
     let tied = with_header("v1_0-relu-tied", |header| {
         let tensor = header.remove("encoder.block.0.layer.0.SelfAttention.v.weight").unwrap();
         header.insert("somebody.else".into(), tensor);
@@ -133,8 +145,14 @@ fn files_that_are_cut_or_absent_name_the_file() {
         });
         open_fails(&cut, &["model.safetensors"]);
     }
-    open_fails(&changed("v1_0-relu-tied", |path| std::fs::remove_file(path.join("config.json")).unwrap()), &["config.json"]);
-    open_fails(&changed("v1_0-relu-tied", |path| std::fs::remove_file(path.join("model.safetensors")).unwrap()), &["model.safetensors"]);
+    open_fails(
+        &changed("v1_0-relu-tied", |path| std::fs::remove_file(path.join("config.json")).unwrap()),
+        &["config.json"],
+    );
+    open_fails(
+        &changed("v1_0-relu-tied", |path| std::fs::remove_file(path.join("model.safetensors")).unwrap()),
+        &["model.safetensors"],
+    );
     assert_names(&T5::open("no/such folder").unwrap_err(), &["no/such folder"]);
 }
 

@@ -57,7 +57,8 @@ fn cli_text_alone_is_generate() {
 #[test]
 fn cli_generate_json_has_the_promised_keys_in_order() {
     let v4 = data("goldens/v1_0-relu-tied");
-    let all = lines(&["--model", &v4, "--json", "--input-ids", "5,8,1", "--input-ids", "7,9,3,4,1", "--max-new-tokens", "6"]);
+    let all =
+        lines(&["--model", &v4, "--json", "--input-ids", "5,8,1", "--input-ids", "7,9,3,4,1", "--max-new-tokens", "6"]);
     assert_eq!(all.len(), 2);
     assert_eq!(all[0]["input_ids"], serde_json::json!([5, 8, 1]));
     assert_eq!(all[1]["input_ids"], serde_json::json!([7, 9, 3, 4, 1]));
@@ -95,7 +96,8 @@ fn cli_generate_beams_have_scores_that_parse_back() {
 #[test]
 fn cli_generate_options_have_transformers_names() {
     let golden = data("goldens-options");
-    let file: Value = serde_json::from_str(&std::fs::read_to_string(format!("{golden}/options.json")).unwrap()).unwrap();
+    let file: Value =
+        serde_json::from_str(&std::fs::read_to_string(format!("{golden}/options.json")).unwrap()).unwrap();
     for set in file["options"].as_array().unwrap().iter().step_by(4) {
         let mut args = vec!["--model".to_owned(), golden.clone(), "--json".into()];
         for (key, value) in set["generation_config"].as_object().unwrap() {
@@ -136,12 +138,16 @@ fn cli_generate_many_lines_keep_their_order() {
 #[test]
 fn cli_generate_stream_prints_the_same_text() {
     assert_eq!(answer(&["--stream", "photosynthesis"]), answer(&["photosynthesis"]));
-    assert_eq!(answer(&["--stream", "--num-beams", "3", "hello", "world"]), answer(&["--num-beams", "3", "hello", "world"]));
+    assert_eq!(
+        answer(&["--stream", "--num-beams", "3", "hello", "world"]),
+        answer(&["--num-beams", "3", "hello", "world"])
+    );
 }
 
 #[test]
 fn cli_generate_samples_by_seed() {
-    let sampled = |seed: &str| answer(&["--do-sample", "--temperature", "1.8", "--seed", seed, "My phone number is 42."]);
+    let sampled =
+        |seed: &str| answer(&["--do-sample", "--temperature", "1.8", "--seed", seed, "My phone number is 42."]);
     assert_eq!(sampled("5"), sampled("5"));
     assert_ne!(sampled("5"), sampled("6"));
 }

@@ -1,6 +1,6 @@
 //! The activation functions of T5's feed-forward layers.
 
-use crate::math::{erf, exp, sigmoid};
+use crate::math::{erf, sigmoid};
 use crate::simd::Simd;
 
 /// The function between a feed-forward layer's two products.
@@ -20,25 +20,27 @@ pub enum Activation {
 
 #[inline(always)]
 pub(crate) fn activate<S: Simd>(s: S, activation: Activation, x: S::F) -> S::F {
+    let one = s.splat(1.0);
     match activation {
         // NaN passes: the bound stands first.
         Activation::Relu => s.max(s.splat(0.0), x),
-        // 0.5 (1 + tanh u) = sigmoid(2 u): one exp and one division
-        Activation::GeluNew => {
-            let x2 = s.mul(x, x);
-            let inner = s.mul_add(s.mul(x2, s.splat(0.044_715)), x, x);
-            s.mul(x, sigmoid(s, s.mul(inner, s.splat(1.595_769_1))))
-        }
         Activation::Gelu => {
             let half = s.mul(x, s.splat(0.5));
             s.mul_add(half, erf(s, s.mul(x, s.splat(std::f32::consts::FRAC_1_SQRT_2))), half)
         }
-        Activation::Silu => s.mul(x, sigmoid(s, x)),
-        // 1 - 2 / (1 + e^2x)
-        Activation::Tanh => {
-            let one = s.splat(1.0);
-            let e = exp(s, s.add(x, x));
-            s.sub(one, s.div(s.splat(2.0), s.add(one, e)))
+        // x sigmoid(u): 0.5 (1 + tanh v) is sigmoid(2 v), so that one exp and one division serve the tanh form too; and
+        // tanh x itself is 2 sigmoid(2 x) - 1.
+        Activation::GeluNew | Activation::Silu | Activation::Tanh => {
+            let (times, u) = match activation {
+                Activation::GeluNew => {
+                    let inner = s.mul_add(s.mul(s.mul(x, x), s.splat(0.044_715)), x, x);
+                    (x, s.mul(inner, s.splat(1.595_769_1)))
+                }
+                Activation::Tanh => (one, s.add(x, x)),
+                _ => (x, x),
+            };
+            let y = s.mul(times, sigmoid(s, u));
+            if activation == Activation::Tanh { s.sub(s.add(y, y), one) } else { y }
         }
     }
 }

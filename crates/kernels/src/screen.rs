@@ -323,19 +323,13 @@ impl Kernel for Scan<'_> {
             // SAFETY: panels below n / 16 and queries below their number lie within the slices, which `scan` checked.
             unsafe {
                 match (m, self.queries.iter().all(|q| q.used == 1)) {
-                    (1, false) => self.sweep::<S, 1, 4, 2>(s, first),
-                    (1, true) => self.sweep::<S, 1, 4, 1>(s, first),
-                    (2..4, false) => self.sweep::<S, 2, 2, 2>(s, first),
-                    (2..4, true) => self.sweep::<S, 2, 2, 1>(s, first),
+                    (1..4, false) => self.sweep::<S, 1, 4, 2>(s, first),
+                    (1..4, true) => self.sweep::<S, 1, 4, 1>(s, first),
                     (_, false) => self.sweep::<S, 4, 1, 2>(s, first),
                     (_, true) => self.sweep::<S, 4, 1, 1>(s, first),
                 }
             }
-            first += match m {
-                1 => 1,
-                2..4 => 2,
-                _ => 4,
-            };
+            first += if m < 4 { 1 } else { 4 };
         }
     }
 }

@@ -113,6 +113,8 @@ pub struct Product<'a> {
 const BLOCK_K: usize = 512;
 /// Rows that wait together between blocks of k.
 const WAITING: usize = 96;
+/// Rows of a tile of one panel where tiles have two.
+const LONE_ROWS: usize = 6;
 /// Panels of the widest tile of many rows.
 const WIDEST: usize = 2;
 
@@ -218,6 +220,8 @@ fn block<S: Simd, W: Weight>(s: S, b: &Block<'_>, w: &[W]) {
         } else {
             1
         };
+        // A lone last panel goes through lower tiles: tiles are code.
+        let tallest = if group < S::PANELS { tallest.min(LONE_ROWS) } else { tallest };
         let many = if in_blocks { WAITING / tallest * tallest } else { rows };
         let mut first = b.rows.start;
         while first < b.rows.end {
@@ -228,7 +232,11 @@ fn block<S: Simd, W: Weight>(s: S, b: &Block<'_>, w: &[W]) {
                 let to = if in_blocks && k - from > BLOCK_K * 3 / 2 { from + BLOCK_K } else { k };
                 let mut row = first;
                 while row < last {
-                    let m = tallest.min(last - row);
+                    // 7 and 9 to 11 rows go in two tiles of like height: tiles are code.
+                    let m = match tallest.min(last - row) {
+                        m @ (7 | 9..=11) => m.div_ceil(2),
+                        m => m,
+                    };
                     let waiting = if in_blocks { &mut waiting[row - first..] } else { &mut [][..] };
                     let at = At { row, panel, from, to, waiting };
                     // SAFETY: `matmul` checked that every row below m and every panel below n / 16 lies within the slices.
@@ -273,11 +281,7 @@ impl At<'_> {
                 4 => self.tile::<S, W, 4, P>(s, b, w),
                 5 => self.tile::<S, W, 5, P>(s, b, w),
                 6 => self.tile::<S, W, 6, P>(s, b, w),
-                7 => self.tile::<S, W, 7, P>(s, b, w),
                 8 => self.tile::<S, W, 8, P>(s, b, w),
-                9 => self.tile::<S, W, 9, P>(s, b, w),
-                10 => self.tile::<S, W, 10, P>(s, b, w),
-                11 => self.tile::<S, W, 11, P>(s, b, w),
                 _ => self.tile::<S, W, 12, P>(s, b, w),
             }
         }
@@ -287,8 +291,9 @@ impl At<'_> {
     /// Rows `row..row + M` and panels `panel..panel + P` lie within the operands.
     #[inline(always)]
     unsafe fn tile<S: Simd, W: Weight, const M: usize, const P: usize>(self, s: S, b: &Block<'_>, w: &[W]) {
-        if M > S::ROWS {
-            return; // never asked for: `block` cuts rows to S::ROWS; here so that no code is made for it
+        let never = M > S::ROWS || (P == 1 && S::PANELS > 1 && M > LONE_ROWS) || (P == 2 && S::PANELS < 2 && M > 2);
+        if never {
+            return; // `block` does not ask for such tiles; here so that no code is made for them
         }
         let At { row, panel, from, to, waiting } = self;
         let (k, lda) = (b.p.w.k, b.p.lda);

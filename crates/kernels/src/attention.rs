@@ -13,7 +13,7 @@
 
 use crate::matmul::tile;
 use crate::region::Team;
-use crate::simd::{Isa, Kernel, LANES, Simd, padded};
+use crate::simd::{Isa, Kernel, LANES, Simd, padded, unrolled};
 use crate::softmax::softmax;
 use std::ops::Range;
 
@@ -285,21 +285,18 @@ impl Head<'_> {
         unsafe {
             if let Some(bias) = self.a.bias {
                 let zero = self.head * bias.stride + bias.max_len - 1 + block * LANES - query;
-                for (m, acc) in acc.iter_mut().enumerate() {
-                    for (p, acc) in acc.iter_mut().enumerate() {
-                        *acc = s.load(bias.table.as_ptr().add(zero + p * LANES - m));
-                    }
-                }
+                let bias = bias.table.as_ptr().add(zero);
+                unrolled!(M, m => {
+                    unrolled!(P of 4, p => { acc[m][p] = s.load(bias.add(p * LANES).sub(m)); });
+                });
             }
             let q = self.queries.as_ptr().add(row * self.query_stride + self.head * padded(d_kv));
             let k = self.a.keys.keys.as_ptr().add(block * panel + self.head * d_kv * LANES);
             let sums = tile::<S, f32, M, P>(s, d_kv, (q, self.query_stride), (k, panel, LANES), acc);
             let to = self.scores.as_mut_ptr().add(block * LANES);
-            for (m, sums) in sums.into_iter().enumerate() {
-                for (p, sum) in sums.into_iter().enumerate() {
-                    s.store(to.add(m * stride + p * LANES), sum);
-                }
-            }
+            unrolled!(M, m => {
+                unrolled!(P of 4, p => { s.store(to.add(m * stride + p * LANES), sums[m][p]); });
+            });
         }
     }
 
@@ -349,11 +346,9 @@ impl Head<'_> {
             let zero = [[s.splat(0.0); P]; M];
             let sums = tile::<S, f32, M, P>(s, len, (self.scores.as_ptr(), stride), (v, LANES, values), zero);
             let to = self.out.0.add(row * width + column);
-            for (m, sums) in sums.into_iter().enumerate() {
-                for (p, sum) in sums.into_iter().enumerate() {
-                    s.store(to.add(m * width + p * LANES), sum);
-                }
-            }
+            unrolled!(M, m => {
+                unrolled!(P of 4, p => { s.store(to.add(m * width + p * LANES), sums[m][p]); });
+            });
         }
     }
 }

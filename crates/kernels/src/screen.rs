@@ -21,7 +21,7 @@
 //! Integer sums are exact, so the survivors, too, are the same on every instruction set.
 
 use crate::region::{MAX_CHUNKS, Team};
-use crate::simd::{Isa, Kernel, LANES, Simd, padded};
+use crate::simd::{Isa, Kernel, LANES, Simd, padded, unrolled};
 use std::ops::Range;
 
 /// Inputs up to which the sum of 127 * 8191 * k products fits an i32.
@@ -367,21 +367,21 @@ impl Scan<'_> {
         unsafe {
             let w = self.screen.panels.as_ptr().add(panel * size).cast::<i8>();
             for i in 0..k.div_ceil(4) {
-                for m in 0..M {
+                unrolled!(M of 4, m => {
                     let [h, l] = *queries[m].digits.get_unchecked(i);
-                    for p in 0..P {
+                    unrolled!(P of 4, p => {
                         let w = w.add(p * size + i * 4 * LANES);
                         high[m][p] = s.dot4(high[m][p], h, w);
                         if D == 2 {
                             low[m][p] = s.dot4(low[m][p], l, w);
                         }
-                    }
-                }
+                    });
+                });
             }
             let width = self.screen.n.div_ceil(LANES) * LANES;
-            for m in 0..M {
+            unrolled!(M of 4, m => {
                 let query = &queries[m];
-                for p in 0..P {
+                unrolled!(P of 4, p => {
                     let bounds = w.add(p * size + size - BOUNDS);
                     let [scale, error, norm] = [0, 1, 2].map(|i| s.load(bounds.cast::<f32>().add(i * LANES)));
                     let dot = s.int_to_f32(s.int_join(high[m][p], low[m][p], bounds.cast::<i32>().add(3 * LANES)));
@@ -391,8 +391,8 @@ impl Scan<'_> {
                     let at = (first + m) * width + (panel + p) * LANES;
                     s.store(self.out.0.add(at), s.sub(centre, radius));
                     s.store(self.out.1.add(at), s.add(centre, radius));
-                }
-            }
+                });
+            });
         }
     }
 }

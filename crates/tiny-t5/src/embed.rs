@@ -75,7 +75,8 @@ impl T5 {
                 encoder::encode(model, exec, &mut state.scratch, &mut state.encoder, &slices);
                 let mut rows = state.encoder.hidden.chunks_exact(model.shape.stride());
                 for ids in batch {
-                    let hidden = rows.by_ref().take(ids.len()).flat_map(|row| &row[..d_model]).copied().collect();
+                    let mut hidden = Vec::with_capacity(ids.len() * d_model);
+                    rows.by_ref().take(ids.len()).for_each(|row| hidden.extend_from_slice(&row[..d_model]));
                     encodings.push(Encoding { input_ids: ids.clone(), hidden, d_model });
                 }
             }

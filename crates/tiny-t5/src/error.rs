@@ -68,10 +68,27 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     pub(crate) fn option(option: impl Into<String>, found: impl ToString, expected: impl ToString) -> Error {
-        Error::Option { option: option.into(), found: found.to_string(), expected: expected.to_string() }
+        let (option, found) = (one_line(&option.into()), one_line(&found.to_string()));
+        Error::Option { option, found, expected: expected.to_string() }
     }
 
     pub(crate) fn input(what: impl Into<String>, found: impl ToString, expected: impl ToString) -> Error {
-        Error::Input { what: what.into(), found: found.to_string(), expected: expected.to_string() }
+        Error::Input { what: what.into(), found: one_line(&found.to_string()), expected: expected.to_string() }
     }
+}
+
+/// Text from outside as it may stand in a message: control characters escaped, and cut after 120 characters.
+pub(crate) fn one_line(text: &str) -> String {
+    const LONGEST: usize = 120;
+    let mut line = String::new();
+    for c in text.chars().take(LONGEST) {
+        match c.is_control() {
+            true => line.extend(c.escape_debug()),
+            false => line.push(c),
+        }
+    }
+    if text.chars().nth(LONGEST).is_some() {
+        line.push_str("...");
+    }
+    line
 }

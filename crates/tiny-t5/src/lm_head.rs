@@ -8,7 +8,7 @@
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::stack::{Exec, room};
-use crate::weights::{self, Matrix, Packed, Plan};
+use crate::weights::{self, Matrix, Packed, Plan, RELEASE_BYTES};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tiny_t5_kernels::{
@@ -81,7 +81,7 @@ impl LmHead {
         }
         let mut plan = Plan::new(exec.isa, model.dtype);
         let matrix = plan.rows(&[self.tensor(model)]);
-        let packed = plan.pack(exec.team)?;
+        let packed = plan.pack(exec.team, || model.checkpoint.release())?;
         Ok(self.packed.get_or_init(|| (packed, matrix)))
     }
 
@@ -110,10 +110,9 @@ impl LmHead {
         }
         let tensor = self.tensor(model);
         let row = |i: usize, out: &mut [f32]| weights::row(&tensor, i, model.dtype, out);
-        // A thousand rows show which columns are outliers.
-        let step = n.div_ceil(1024);
-        let mut samples = vec![0f32; n.div_ceil(step) * k];
-        samples.chunks_exact_mut(k).enumerate().for_each(|(i, out)| row(i * step, out));
+        // A thousand rows show which columns are outliers; the first ones, since others would bring all pages of the file.
+        let mut samples = vec![0f32; n.min(1024) * k];
+        samples.chunks_exact_mut(k).enumerate().for_each(|(i, out)| row(i, out));
         let scales = ColumnScales::new(samples.chunks_exact(k), k);
         let bytes = screen_bytes(n, k);
         let mut arena = Arena::new(bytes).map_err(|source| Error::Memory { what: "LM head screen", bytes, source })?;
@@ -121,18 +120,23 @@ impl LmHead {
         /// Panels of a chunk of the region.
         const PANELS: usize = 16;
         let panel = screen_bytes(LANES, k);
-        exec.team.chunks_mut(arena.bytes_mut(), PANELS * panel, |chunk, panels| {
-            let mut floats = vec![0f32; LANES * padded(k)];
-            for (i, panel) in panels.chunks_exact_mut(panel).enumerate() {
-                let first = (chunk * PANELS + i) * LANES;
-                let rows = (n - first).min(LANES);
-                floats.chunks_exact_mut(padded(k)).take(rows).enumerate().for_each(|(i, out)| row(first + i, out));
-                let rows = std::array::from_fn(|i| (i < rows).then(|| &floats[i * padded(k)..][..padded(k)]));
-                if !pack_screen(exec.isa, &rows, &scales, panel) {
-                    holds.store(false, Ordering::Relaxed);
+        let part = RELEASE_BYTES / 4 / (PANELS * panel) * (PANELS * panel);
+        for (i, part_bytes) in arena.bytes_mut().chunks_mut(part.max(PANELS * panel)).enumerate() {
+            let first_panel = i * part.max(PANELS * panel) / panel;
+            exec.team.chunks_mut(part_bytes, PANELS * panel, |chunk, panels| {
+                let mut floats = vec![0f32; LANES * padded(k)];
+                for (i, panel) in panels.chunks_exact_mut(panel).enumerate() {
+                    let first = (first_panel + chunk * PANELS + i) * LANES;
+                    let rows = (n - first).min(LANES);
+                    floats.chunks_exact_mut(padded(k)).take(rows).enumerate().for_each(|(i, out)| row(first + i, out));
+                    let rows = std::array::from_fn(|i| (i < rows).then(|| &floats[i * padded(k)..][..padded(k)]));
+                    if !pack_screen(exec.isa, &rows, &scales, panel) {
+                        holds.store(false, Ordering::Relaxed);
+                    }
                 }
-            }
-        });
+            });
+            model.checkpoint.release();
+        }
         let packing = holds.into_inner().then_some(Packing { arena, scales });
         Ok(self.screen.get_or_init(|| packing).as_ref())
     }

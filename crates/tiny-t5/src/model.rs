@@ -1,6 +1,6 @@
 //! A checkpoint's tensors, assembled: which tensor is which matrix, packed and ready to compute.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, one_line};
 use crate::lm_head::LmHead;
 use crate::options::Dtype;
 use crate::stack::{Block, CrossAttention, FeedForward, Shape, Stack};
@@ -73,8 +73,7 @@ impl Model {
         };
         let head = reader.head(&mut plan, embedding)?;
         let unused = reader.unused();
-        let packed = plan.pack(team)?;
-        checkpoint.release();
+        let packed = plan.pack(team, || checkpoint.release())?;
         let scaled = config.scale_decoder_outputs && matches!(head, Head::Lm(_));
         let decoder_scale = scaled.then(|| (config.d_model as f64).powf(-0.5) as f32);
         Ok(Model { shape, dtype, packed, encoder, decoder, head, decoder_scale, embedding, unused, checkpoint })
@@ -129,6 +128,7 @@ impl<'a> Reader<'a> {
                 let index = name.strip_prefix(stack).and_then(|rest| rest.split('.').next());
                 if let Some(index) = index.and_then(|i| i.parse::<usize>().ok()).filter(|i| *i >= blocks) {
                     let file = self.checkpoint.find(name).map_or("weights", |t| t.file).to_owned();
+                    let name = one_line(name);
                     let what =
                         format!("{name} is of block {index}, expected blocks below {blocks} ({key} in config.json)");
                     return Err(Error::Variant { file, what });

@@ -1,6 +1,6 @@
 //! Options: how a model is loaded, and how text is generated. Names, meanings and defaults are transformers'.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, one_line};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -25,7 +25,7 @@ pub enum Dtype {
 pub struct Load {
     /// How wide weights are kept.
     pub dtype: Dtype,
-    /// Threads of a call; the processors that this process may use, where absent.
+    /// Threads of a call; the processors that this process may use, where absent; at most 1024.
     pub threads: Option<usize>,
     /// Tokens that a source may have, its end token included; 16384 where absent.
     pub max_source_tokens: Option<usize>,
@@ -33,7 +33,7 @@ pub struct Load {
 
 /// A value that JSON writes alone or as a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "an id or a list of ids")]
 pub enum OneOrMany {
     /// One id.
     One(u32),
@@ -204,6 +204,12 @@ generate_options! {
     bos_token_id: u32,
 }
 
+/// What serde says that it expected; what it found is said beside it.
+fn expected(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    one_line(text.rsplit_once("expected ").map_or(&text, |(_, expected)| expected))
+}
+
 /// Keys of generation_config.json that cannot change the ids.
 const HARMLESS: &[&str] = &[
     "_from_model_config",
@@ -262,7 +268,7 @@ impl Generate {
             return Err(Error::option(name, value, "an option of generate"));
         }
         let one = Value::Object(Map::from_iter([(name.to_owned(), value.clone())]));
-        let set: Generate = serde_json::from_value(one).map_err(|e| Error::option(name, value, e))?;
+        let set: Generate = serde_json::from_value(one).map_err(|e| Error::option(name, value, expected(&e)))?;
         *self = set.or(self);
         Ok(())
     }
@@ -293,7 +299,7 @@ impl Generate {
             } else if changes_ids(key, value) {
                 return Err(in_file(Error::option(key, value, "absent: it would change the ids and is not supported")));
             } else if strangers && !HARMLESS.contains(&key.as_str()) && !NEUTRAL.contains(&key.as_str()) {
-                notes.push(format!("{file}: {key} is ignored"));
+                notes.push(format!("{file}: {} is ignored", one_line(key)));
             }
         }
         Ok((options, notes))

@@ -1,7 +1,7 @@
 //! The model as its users see it.
 
 use crate::decoder::DecoderState;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, one_line};
 use crate::generate::{self, Finish, Settings, State, Timings};
 use crate::lm_head::LmHead;
 use crate::model::{Head, Model};
@@ -17,6 +17,9 @@ use tiny_t5_kernels::{Isa, Team};
 
 /// Tokens that a source may have where [`Load::max_source_tokens`] does not say.
 const MAX_SOURCE_TOKENS: usize = 16_384;
+
+/// Threads beyond which a number is surely a mistake.
+const MAX_THREADS: usize = 1024;
 
 /// A loaded T5. One serves any number of threads; a clone is the same model.
 #[derive(Clone)]
@@ -189,9 +192,9 @@ impl T5 {
     ) -> Result<T5> {
         let isa = Isa::from_env()?;
         let threads = match load.threads {
-            Some(0) => return Err(Error::option("threads", 0, "at least 1")),
-            Some(threads) => threads,
-            None => std::thread::available_parallelism().map_or(1, usize::from),
+            Some(threads) if (1..=MAX_THREADS).contains(&threads) => threads,
+            Some(threads) => return Err(Error::option("threads", threads, format!("1 to {MAX_THREADS}"))),
+            None => std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS),
         };
         let (defaults, mut notes) = match checkpoint.generation_config() {
             Some(text) => Generate::from_generation_config(text)?,
@@ -213,7 +216,7 @@ impl T5 {
                 0 => String::new(),
                 n => format!(" and {n} more"),
             };
-            notes.push(format!("tensors that this model does not use: {first}{others}"));
+            notes.push(format!("tensors that this model does not use: {}{others}", one_line(first)));
         }
         let inner = Inner {
             model,
@@ -227,10 +230,10 @@ impl T5 {
         Ok(T5 { inner: Arc::new(inner), threads, isa })
     }
 
-    /// The same model with another number of threads a call.
+    /// The same model with another number of threads a call, 1 to 1024.
     #[must_use]
     pub fn with_threads(&self, threads: usize) -> T5 {
-        T5 { threads: threads.max(1), ..self.clone() }
+        T5 { threads: threads.clamp(1, MAX_THREADS), ..self.clone() }
     }
 
     /// The same model on another instruction set that this processor has: `portable`, `avx2`, `avx512`.

@@ -14,6 +14,9 @@ use std::borrow::Cow;
 use tiny_t5_checkpoint::{Dtype as Stored, Tensor};
 use tiny_t5_kernels::{Arena, Isa, LANES, Panels, Storage, Team, WeightType, narrows, pack_panel, padded};
 
+/// Bytes of weights that are packed before their file pages are let go.
+pub(crate) const RELEASE_BYTES: usize = 8 << 20;
+
 /// A packed matrix [n, k] in the arena.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Matrix {
@@ -125,8 +128,8 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Packs everything.
-    pub(crate) fn pack(self, team: &Team) -> Result<Packed> {
+    /// Packs everything; calls `release` now and then, so that file pages that were packed do not pile up in memory.
+    pub(crate) fn pack(self, team: &Team, release: impl Fn()) -> Result<Packed> {
         let bytes = self.bytes;
         let mut arena = Arena::new(bytes).map_err(|source| Error::Memory { what: "packed weights", bytes, source })?;
         // One job a panel, each with its own part of the arena.
@@ -140,11 +143,22 @@ impl<'a> Plan<'a> {
             let panel = (LANES * k * kind.size()).max(1);
             jobs.extend(whole[..size].chunks_exact_mut(panel).enumerate().map(|(i, to)| (planned, i, to)));
         }
-        team.chunks_mut(&mut jobs, 8, |_, jobs| {
-            for (planned, i, to) in jobs {
-                planned.pack_panel(*i, to);
-            }
-        });
+        let mut rest = &mut jobs[..];
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let fits = rest.iter().take_while(|(_, _, to)| {
+                bytes += to.len();
+                bytes <= RELEASE_BYTES
+            });
+            let (now, after) = rest.split_at_mut(fits.count().max(1));
+            rest = after;
+            team.chunks_mut(now, 8, |_, jobs| {
+                for (planned, i, to) in jobs {
+                    planned.pack_panel(*i, to);
+                }
+            });
+            release();
+        }
         Ok(Packed { arena })
     }
 }

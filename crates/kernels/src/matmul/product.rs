@@ -13,7 +13,7 @@
 
 use super::panels::{Panels, Storage};
 use crate::region::{MAX_CHUNKS, Team};
-use crate::simd::{Isa, Kernel, LANES, Simd};
+use crate::simd::{Isa, Kernel, LANES, Simd, unrolled};
 use half::{bf16, f16};
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -67,15 +67,11 @@ pub(crate) unsafe fn tile<S: Simd, W: Weight, const M: usize, const P: usize>(
         // SAFETY: i < k, m < M, p < P: within what the caller vouches for.
         unsafe {
             let mut weights = [s.splat(0.0); P];
-            for (p, weight) in weights.iter_mut().enumerate() {
-                *weight = W::load(s, w.add(p * panel + i * step));
-            }
-            for (m, acc) in acc.iter_mut().enumerate() {
+            unrolled!(P of 4, p => { weights[p] = W::load(s, w.add(p * panel + i * step)); });
+            unrolled!(M, m => {
                 let x = s.splat(*a.add(m * lda + i));
-                for (acc, weight) in acc.iter_mut().zip(weights) {
-                    *acc = s.mul_add(x, weight, *acc);
-                }
-            }
+                unrolled!(P of 4, p => { acc[m][p] = s.mul_add(x, weights[p], acc[m][p]); });
+            });
         }
     }
     acc
@@ -232,9 +228,9 @@ fn block<S: Simd, W: Weight>(s: S, b: &Block<'_>, w: &[W]) {
                 let to = if in_blocks && k - from > BLOCK_K * 3 / 2 { from + BLOCK_K } else { k };
                 let mut row = first;
                 while row < last {
-                    // 7 and 9 to 11 rows go in two tiles of like height: tiles are code.
+                    // 7 to 11 rows go in two tiles of like height: tiles are code.
                     let m = match tallest.min(last - row) {
-                        m @ (7 | 9..=11) => m.div_ceil(2),
+                        m @ 7..=11 => m.div_ceil(2),
                         m => m,
                     };
                     let waiting = if in_blocks { &mut waiting[row - first..] } else { &mut [][..] };
@@ -281,7 +277,6 @@ impl At<'_> {
                 4 => self.tile::<S, W, 4, P>(s, b, w),
                 5 => self.tile::<S, W, 5, P>(s, b, w),
                 6 => self.tile::<S, W, 6, P>(s, b, w),
-                8 => self.tile::<S, W, 8, P>(s, b, w),
                 _ => self.tile::<S, W, 12, P>(s, b, w),
             }
         }
@@ -302,35 +297,33 @@ impl At<'_> {
         // room for the widest tile that waits, WIDEST panels, and was written by the block of inputs before this one.
         unsafe {
             if from > 0 {
-                for (sums, waiting) in sums.iter_mut().zip(waiting.iter()) {
-                    for (p, sum) in sums.iter_mut().enumerate() {
-                        *sum = s.load(waiting.as_ptr().cast::<f32>().add(p * LANES));
-                    }
-                }
+                unrolled!(M, m => {
+                    let waiting = waiting[m].as_ptr().cast::<f32>();
+                    unrolled!(P of 4, p => { sums[m][p] = s.load(waiting.add(p * LANES)); });
+                });
             }
             let a = b.p.a.as_ptr().add(row * lda + from);
             let w = w.as_ptr().add((panel * k + from) * LANES);
             let sums = tile::<S, W, M, P>(s, to - from, (a, lda), (w, k * LANES, LANES), sums);
             if to < k {
-                for (sums, waiting) in sums.iter().zip(waiting.iter_mut()) {
-                    for (p, sum) in sums.iter().enumerate() {
-                        s.store(waiting.as_mut_ptr().cast::<f32>().add(p * LANES), *sum);
-                    }
-                }
+                unrolled!(M, m => {
+                    let waiting = waiting[m].as_mut_ptr().cast::<f32>();
+                    unrolled!(P of 4, p => { s.store(waiting.add(p * LANES), sums[m][p]); });
+                });
                 return;
             }
             let out = b.out.to.add(row * b.out.stride + panel * LANES);
-            for (m, sums) in sums.into_iter().enumerate() {
-                for (p, sum) in sums.into_iter().enumerate() {
+            unrolled!(M, m => {
+                unrolled!(P of 4, p => {
                     let to = out.add(m * b.out.stride + p * LANES);
                     let value = match b.p.epilogue {
-                        Epilogue::Store => sum,
-                        Epilogue::Add => s.add(s.load(to), sum),
-                        Epilogue::Relu => s.max(s.splat(0.0), sum),
+                        Epilogue::Store => sums[m][p],
+                        Epilogue::Add => s.add(s.load(to), sums[m][p]),
+                        Epilogue::Relu => s.max(s.splat(0.0), sums[m][p]),
                     };
                     s.store(to, value);
-                }
-            }
+                });
+            });
         }
     }
 }

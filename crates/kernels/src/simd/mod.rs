@@ -8,6 +8,24 @@
 //!
 //! A new instruction set is one file here, and one line in each of the two lists below.
 
+/// A loop over `i` below a constant of at most 12, written out: accumulators that a loop indexes stay in registers only as
+/// long as the compiler chooses to unroll it, and whether it does depends on what else stands around it.
+macro_rules! unrolled {
+    ($n:ident, $i:ident => $body:block) => {
+        unrolled!(@ $n, $i, $body, 0 1 2 3 4 5 6 7 8 9 10 11)
+    };
+    ($n:ident of 4, $i:ident => $body:block) => {
+        unrolled!(@ $n, $i, $body, 0 1 2 3)
+    };
+    (@ $n:ident, $i:ident, $body:block, $($k:literal)*) => {
+        $(if $k < $n {
+            let $i: usize = $k;
+            $body
+        })*
+    };
+}
+pub(crate) use unrolled;
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]

@@ -47,7 +47,7 @@ impl Settings {
         check_ids(&o, &eos, start, config.vocab_size)?;
         check_numbers(&o)?;
         // A caller's limit of one kind goes before the checkpoint's of the other.
-        let (max_new_tokens, max_length) = match (options.max_new_tokens, options.max_length) {
+        let (new_tokens, max_length) = match (options.max_new_tokens, options.max_length) {
             (None, Some(length)) => (None, Some(length)),
             _ => (o.max_new_tokens, o.max_length),
         };
@@ -55,10 +55,10 @@ impl Settings {
         if prompt.first() != Some(&start) {
             prompt.insert(0, start);
         }
-        let limit = max_new_tokens.or(max_length.map(|length| length.saturating_sub(prompt.len())));
+        let limit = new_tokens.or(max_length.map(|length| length.saturating_sub(prompt.len())));
         let max_new_tokens = limit.unwrap_or(20);
         if !(1..=MAX_TOKENS).contains(&max_new_tokens) {
-            let (option, found) = match (o.max_new_tokens, max_length) {
+            let (option, found) = match (new_tokens, max_length) {
                 (None, Some(length)) => ("max_length", length),
                 _ => ("max_new_tokens", max_new_tokens),
             };
@@ -159,6 +159,9 @@ fn check_numbers(o: &Generate) -> Result<()> {
         if let Some(value) = value.filter(|v| !(0.0..1.0).contains(v)) {
             return Err(Error::option(option, value, "0 to below 1"));
         }
+    }
+    if let Some((_, value)) = o.sequence_bias.iter().flatten().find(|(_, bias)| bias.is_nan()) {
+        return Err(Error::option("sequence_bias", value, "a number"));
     }
     if let Some(value) = o.temperature.filter(|v| !(v.is_finite() && *v > 0.0)) {
         return Err(Error::option("temperature", value, "a number above 0"));

@@ -7,7 +7,7 @@
 
 mod common;
 
-use common::{data, json};
+use common::{data, json, many_words};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -141,6 +141,20 @@ fn greedy_step_of_every_variant_allocates_nothing() {
     for folder in ["v1_1-gated-gelu-untied", "decoder-deeper", "odd-sizes", "f16", "umt5-bias-in-every-layer"] {
         let t5 = T5::open(data("goldens").join(folder)).unwrap().with_threads(1);
         assert_eq!(measure(&t5, 2, &Generate::default()).1, 0, "{folder}");
+    }
+}
+
+/// Over a vocabulary so large that greedy search screens it first.
+#[test]
+fn greedy_step_over_many_words_allocates_nothing() {
+    let folder = many_words();
+    for threads in [1, 2] {
+        let t5 = folder.open().unwrap().with_threads(threads);
+        for count in [1, 8] {
+            let (call, more) = measure(&t5, count, &Generate::default());
+            println!("many words, {count} sources, {threads} threads: {call} a call, {more} for {MORE} more steps");
+            assert_eq!(more, 0, "{count} sources, {threads} threads");
+        }
     }
 }
 

@@ -136,3 +136,28 @@ impl Folder {
         T5::open(self.write())
     }
 }
+
+/// Pseudo-random numbers between -1 and 1, the same for each seed.
+pub fn noise(mut seed: u64) -> impl Iterator<Item = f32> {
+    std::iter::repeat_with(move || {
+        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (seed >> 40) as f32 / (1 << 23) as f32 - 1.0
+    })
+}
+
+/// A T5 with a vocabulary of 20,000, so that its output matrix is large enough (2^20 weights) for greedy search to go
+/// through the screen. Many rows of the matrix are equal or differ in a last bit, so that largest logits are ties.
+pub fn many_words() -> Folder {
+    const WORDS: usize = 20_000;
+    let folder = Folder::of("goldens/v1_1-gated-gelu-untied").with("vocab_size", WORDS);
+    let matrix = |seed| {
+        let mut rows: Vec<f32> = noise(seed).take(WORDS * 64).collect();
+        for row in (0..WORDS).filter(|row| row % 5 > 2) {
+            let (before, row) = rows.split_at_mut(row * 64);
+            row[..64].copy_from_slice(&before[before.len() - 3 * 64..][..64]);
+        }
+        rows.iter_mut().step_by(7 * 64).for_each(|x| *x = f32::from_bits(x.to_bits() ^ 1));
+        Stored::of(&[WORDS, 64], &rows)
+    };
+    folder.with_tensor("shared.weight", matrix(1)).with_tensor("lm_head.weight", matrix(2))
+}

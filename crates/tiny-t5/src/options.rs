@@ -204,10 +204,17 @@ generate_options! {
     bos_token_id: u32,
 }
 
-/// What serde says that it expected; what it found is said beside it.
+/// What serde says that it expected, in the words of JSON; what it found is said beside it.
 fn expected(error: &serde_json::Error) -> String {
     let text = error.to_string();
-    one_line(text.rsplit_once("expected ").map_or(&text, |(_, expected)| expected))
+    match text.rsplit_once("expected ").map_or(text.as_str(), |(_, expected)| expected) {
+        "usize" | "u32" | "u64" => "a whole number, 0 or more".to_owned(),
+        "f32" | "f64" => "a number".to_owned(),
+        "a boolean" => "true or false".to_owned(),
+        "a sequence" => "a list".to_owned(),
+        "a tuple of size 2" => "a list of two".to_owned(),
+        other => one_line(other),
+    }
 }
 
 /// Keys of generation_config.json that cannot change the ids.
@@ -275,9 +282,12 @@ impl Generate {
 
     /// The options of a generation_config.json, with a note for each key that is ignored.
     pub(crate) fn from_generation_config(text: &str) -> Result<(Generate, Vec<String>)> {
-        let keys: Map<String, Value> = serde_json::from_str(text)
-            .map_err(|e| Error::option("generation_config.json", e, "an object of generation options"))?;
-        Self::from_keys("generation_config.json", &keys, true)
+        let file = "generation_config.json";
+        let json_error = |e: serde_json::Error| tiny_t5_checkpoint::Error::Json {
+            file: file.to_owned(),
+            reason: one_line(&e.to_string()),
+        };
+        Self::from_keys(file, &serde_json::from_str(text).map_err(json_error)?, true)
     }
 
     /// The generation options among the keys of a config.json, as many old fine-tunes have them.

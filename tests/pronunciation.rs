@@ -3,7 +3,7 @@
 //! The whole of `test.tsv` is one documented command:
 //!
 //! ```text
-//! cargo test --release -p tiny-t5 --features embedded --test pronunciation -- --ignored --nocapture
+//! cargo test -p tiny-t5 --features embedded --test pronunciation -- --ignored --nocapture
 //! ```
 
 mod common;

@@ -94,7 +94,7 @@ pub(crate) enum Sources {
     /// From the command line: one batch.
     List { all: Option<Vec<Given>>, many: bool },
     /// From a file.
-    Lines(Lines),
+    Lines(Box<Lines>),
 }
 
 /// Lines of a file.
@@ -118,7 +118,7 @@ impl Sources {
 
     fn lines(from: Box<dyn Read>, name: String, len: Option<u64>) -> Sources {
         let reader = BufReader::with_capacity(AHEAD, from);
-        Sources::Lines(Lines { reader, name, count: 0, bytes: 0, len, pending: None })
+        Sources::Lines(Box::new(Lines { reader, name, count: 0, bytes: 0, len, pending: None }))
     }
 
     /// The next sources; none at the end.

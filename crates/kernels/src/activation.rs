@@ -34,7 +34,7 @@ pub(crate) fn activate<S: Simd>(s: S, activation: Activation, x: S::F) -> S::F {
             let (times, u) = match activation {
                 Activation::GeluNew => {
                     let inner = s.mul_add(s.mul(s.mul(x, x), s.splat(0.044_715)), x, x);
-                    (x, s.mul(inner, s.splat(1.595_769_1)))
+                    (x, s.mul(inner, s.splat(1.595_769)))
                 }
                 Activation::Tanh => (one, s.add(x, x)),
                 _ => (x, x),

@@ -18,7 +18,7 @@ impl Kernel for Activate<'_> {
     fn run<S: Simd>(self, s: S) {
         let (lanes, _) = self.x.as_chunks_mut::<LANES>();
         for x in lanes {
-            s.write(activate(s, self.activation, s.from_array(x)), x);
+            s.write(activate(s, self.activation, s.load_array(x)), x);
         }
     }
 }
@@ -48,7 +48,7 @@ impl Kernel for Gate<'_> {
             let ((active, _), (linear, _)) = (active.as_chunks::<LANES>(), linear.as_chunks::<LANES>());
             let (out, _) = out.as_chunks_mut::<LANES>();
             for ((a, l), o) in active.iter().zip(linear).zip(out) {
-                s.write(s.mul(activate(s, self.activation, s.from_array(a)), s.from_array(l)), o);
+                s.write(s.mul(activate(s, self.activation, s.load_array(a)), s.load_array(l)), o);
             }
         }
     }

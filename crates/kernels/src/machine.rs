@@ -51,7 +51,7 @@ impl Kernel for Read<'_> {
         for line in lines {
             let (registers, _) = line.as_chunks::<LANES>();
             for (top, x) in top.iter_mut().zip(registers) {
-                *top = s.max(s.from_array(x), *top);
+                *top = s.max(s.load_array(x), *top);
             }
         }
         top.into_iter().map(|t| s.sum(t)).sum()

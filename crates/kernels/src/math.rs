@@ -64,7 +64,7 @@ pub(crate) fn erf<S: Simd>(s: S, x: S::F) -> S::F {
     let large = s.select_lt(x, zero, s.sub(zero, large), large);
     // The rest: x + x p(x^2)
     let mut p = s.splat(-5.967_617e-4);
-    for c in [4.991_194_2e-3, -2.676_813_5e-2, 1.128_199_25e-1, -3.761_253_4e-1, 1.283_791_66e-1] {
+    for c in [4.991_194_2e-3, -2.676_813_5e-2, 1.128_199_25e-1, -3.761_253_4e-1, 1.283_791_7e-1] {
         p = fma(p, x2, c);
     }
     let small = s.mul_add(p, x, x);
@@ -120,7 +120,7 @@ mod tests {
         type Out = [f32; LANES];
         #[inline(always)]
         fn run<S: Simd>(self, s: S) -> [f32; LANES] {
-            let x = s.from_array(&self.0);
+            let x = s.load_array(&self.0);
             s.to_array(match self.1 {
                 F::Exp => exp(s, x),
                 F::Erf => erf(s, x),

@@ -28,12 +28,12 @@ impl Kernel for RmsNorm<'_> {
             let (out, _) = out.as_chunks_mut::<LANES>();
             let mut squares = s.splat(0.0);
             for lanes in x {
-                let v = s.from_array(lanes);
+                let v = s.load_array(lanes);
                 squares = s.mul_add(v, v, squares);
             }
             let scale = s.splat(1.0 / (s.sum(squares) / self.n as f32 + self.epsilon).sqrt());
             for ((lanes, w), o) in x.iter().zip(weight).zip(out) {
-                s.write(s.mul(s.mul(s.from_array(lanes), scale), s.from_array(w)), o);
+                s.write(s.mul(s.mul(s.load_array(lanes), scale), s.load_array(w)), o);
             }
         }
     }

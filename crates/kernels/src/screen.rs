@@ -148,7 +148,7 @@ fn quantise<S: Simd>(s: S, row: &[f32], inverse: &[f32], out: &mut [[i8; LANES]]
     let zero = s.splat(0.0);
     let mut top = zero;
     for (x, c) in row.iter().zip(inverse) {
-        let x = s.mul(s.from_array(x), s.from_array(c));
+        let x = s.mul(s.load_array(x), s.load_array(c));
         top = s.max(s.max(x, s.sub(zero, x)), top);
     }
     let scale = s.max_lane(top) / 127.0;
@@ -156,7 +156,7 @@ fn quantise<S: Simd>(s: S, row: &[f32], inverse: &[f32], out: &mut [[i8; LANES]]
     let (up, down, magic, most) = (s.splat(up), s.splat(-scale), s.splat(12_582_912.0), s.splat(127.0));
     let (mut errors, mut norms, mut sums) = (zero, zero, zero);
     for ((x, c), out) in row.iter().zip(inverse).zip(out) {
-        let x = s.mul(s.from_array(x), s.from_array(c));
+        let x = s.mul(s.load_array(x), s.load_array(c));
         // Adding 1.5 * 2^23 rounds to a whole number.
         let q = s.sub(s.mul_add(x, up, magic), magic);
         let q = s.max(s.sub(zero, most), s.min(most, q));
@@ -421,14 +421,14 @@ impl Kernel for Survivors<'_> {
         let (lanes, rest) = self.lower.as_chunks::<LANES>();
         let mut top = s.splat(f32::NEG_INFINITY);
         for lower in lanes {
-            top = s.max(s.from_array(lower), top);
+            top = s.max(s.load_array(lower), top);
         }
         let best = rest.iter().copied().fold(s.max_lane(top), f32::max);
         const BLOCK: usize = 8 * LANES;
         for (i, upper) in self.upper.chunks(BLOCK).enumerate() {
             // Most blocks have none.
             let (registers, rest) = upper.as_chunks::<LANES>();
-            let top = registers.iter().fold(s.splat(f32::NEG_INFINITY), |top, u| s.max(s.from_array(u), top));
+            let top = registers.iter().fold(s.splat(f32::NEG_INFINITY), |top, u| s.max(s.load_array(u), top));
             if rest.is_empty() && s.max_lane(top) < best {
                 continue;
             }

@@ -13,18 +13,18 @@ pub(crate) fn softmax<S: Simd>(s: S, row: &mut [f32], n: usize) {
     let (lanes, _) = row.as_chunks_mut::<LANES>();
     let mut top = s.splat(f32::NEG_INFINITY);
     for x in lanes.iter() {
-        top = s.max(s.from_array(x), top);
+        top = s.max(s.load_array(x), top);
     }
     let top = s.splat(s.max_lane(top));
     let mut sum = s.splat(0.0);
     for x in lanes.iter_mut() {
-        let e = exp(s, s.sub(s.from_array(x), top));
+        let e = exp(s, s.sub(s.load_array(x), top));
         sum = s.add(sum, e);
         s.write(e, x);
     }
     let scale = s.splat(1.0 / s.sum(sum));
     for x in lanes.iter_mut() {
-        s.write(s.mul(s.from_array(x), scale), x);
+        s.write(s.mul(s.load_array(x), scale), x);
     }
 }
 
@@ -38,11 +38,11 @@ impl Kernel for SoftmaxRow<'_> {
         let (lanes, rest) = self.0.as_chunks_mut::<LANES>();
         let sum = s.splat(sum);
         for x in lanes {
-            s.write(exp(s, s.sub(s.from_array(x), sum)), x);
+            s.write(exp(s, s.sub(s.load_array(x), sum)), x);
         }
         let mut last = [f32::NEG_INFINITY; LANES];
         last[..rest.len()].copy_from_slice(rest);
-        rest.copy_from_slice(&s.to_array(exp(s, s.sub(s.from_array(&last), sum)))[..rest.len()]);
+        rest.copy_from_slice(&s.to_array(exp(s, s.sub(s.load_array(&last), sum)))[..rest.len()]);
     }
 }
 
@@ -60,9 +60,9 @@ impl Kernel for LogSumExp<'_> {
         let (lanes, rest) = self.0.as_chunks::<LANES>();
         let mut last = [f32::NEG_INFINITY; LANES];
         last[..rest.len()].copy_from_slice(rest);
-        let mut top = s.from_array(&last);
+        let mut top = s.load_array(&last);
         for x in lanes {
-            top = s.max(s.from_array(x), top);
+            top = s.max(s.load_array(x), top);
         }
         let top = s.max_lane(top);
         if top == f32::NEG_INFINITY {
@@ -71,7 +71,7 @@ impl Kernel for LogSumExp<'_> {
         let shift = s.splat(top);
         let mut sum = s.splat(0.0);
         for x in lanes.iter().chain([&last]) {
-            sum = s.add(sum, exp(s, s.sub(s.from_array(x), shift)));
+            sum = s.add(sum, exp(s, s.sub(s.load_array(x), shift)));
         }
         top + ln(f64::from(s.sum(sum))) as f32
     }

@@ -99,7 +99,9 @@ impl Flops {
     pub fn of(config: &Config, source: u64, target: u64) -> Flops {
         let s = Sizes::of(config);
         let [d, inner, ff, vocab] = [s.d, s.inner, s.feed_forward, s.vocab].map(u128::from);
-        let [source, target, labels] = [source, target, config.labels.len() as u64].map(u128::from);
+        // Lengths are the caller's and may be anything; beyond these the square alone is past u64::MAX.
+        let [source, target] = [source, target].map(|tokens| u128::from(tokens.min(1 << 44)));
+        let labels = config.labels.len() as u128;
         let product = d * inner;
         let encoder = source * (4 * product + ff + 2 * source * inner);
         let decoder = target * (6 * product + ff + 2 * source * inner + (target + 1) * inner);
@@ -111,7 +113,6 @@ impl Flops {
             Architecture::TokenClassification => source * labels * d,
             Architecture::QuestionAnswering => target * 2 * d,
         };
-        // Lengths are the caller's and may be anything.
         let flops = |blocks: u64, multiply_adds: u128| {
             u128::from(2 * blocks).checked_mul(multiply_adds).and_then(|n| u64::try_from(n).ok()).unwrap_or(u64::MAX)
         };

@@ -142,6 +142,7 @@ impl LmHead {
     }
 
     /// The id with the best score of each row, the first of equals: what the full logits, processed, would give.
+    #[allow(clippy::too_many_arguments)]
     pub(crate) fn best(
         &self,
         model: &Model,

@@ -163,8 +163,8 @@ impl<'a> Reader<'a> {
 
         let attention_norm = self.vector(&name("layer.0.layer_norm.weight"), c.d_model, norm)?;
         let [q, k, v, o] = self.projections(&name("layer.0.SelfAttention"))?;
-        let qkv = plan.to_heads(&[q, k, v], heads);
-        let o = plan.from_heads(o, heads);
+        let qkv = plan.head_rows(&[q, k, v], heads);
+        let o = plan.head_columns(o, heads);
         let bias = match i == 0 || c.model_type == ModelType::Umt5 {
             true => {
                 let shape = [c.relative_attention_num_buckets, c.num_heads];
@@ -178,8 +178,8 @@ impl<'a> Reader<'a> {
             true => {
                 let norm = self.vector(&name("layer.1.layer_norm.weight"), c.d_model, norm)?;
                 let [q, k, v, o] = self.projections(&name("layer.1.EncDecAttention"))?;
-                let (q, kv) = (plan.to_heads(&[q], heads), plan.to_heads(&[k, v], heads));
-                Some(CrossAttention { norm, q, kv, o: plan.from_heads(o, heads) })
+                let (q, kv) = (plan.head_rows(&[q], heads), plan.head_rows(&[k, v], heads));
+                Some(CrossAttention { norm, q, kv, o: plan.head_columns(o, heads) })
             }
             false => None,
         };

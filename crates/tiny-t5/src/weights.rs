@@ -78,13 +78,13 @@ impl<'a> Plan<'a> {
     }
 
     /// Projections to heads (q, k, v): each head padded with zero rows.
-    pub(crate) fn to_heads(&mut self, tensors: &[Tensor<'a>], heads: Heads) -> Matrix {
+    pub(crate) fn head_rows(&mut self, tensors: &[Tensor<'a>], heads: Heads) -> Matrix {
         let part = |t: &Tensor<'a>| Part { tensor: *t, rows: heads.width(), row_heads: Some(heads) };
         self.add(tensors.iter().map(part).collect(), None)
     }
 
     /// The projection from heads (o): each head padded with zero columns.
-    pub(crate) fn from_heads(&mut self, tensor: Tensor<'a>, heads: Heads) -> Matrix {
+    pub(crate) fn head_columns(&mut self, tensor: Tensor<'a>, heads: Heads) -> Matrix {
         self.add(vec![Part { tensor, rows: padded(tensor.shape[0]), row_heads: None }], Some(heads))
     }
 

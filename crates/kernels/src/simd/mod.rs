@@ -120,7 +120,7 @@ pub trait Simd: Copy {
     }
     /// An array as lanes.
     #[inline(always)]
-    fn from_array(self, lanes: &[f32; LANES]) -> Self::F {
+    fn load_array(self, lanes: &[f32; LANES]) -> Self::F {
         // SAFETY: `lanes` holds 16 f32.
         unsafe { self.load(lanes.as_ptr()) }
     }
@@ -203,12 +203,16 @@ impl Isa {
     #[inline]
     pub fn run<K: Kernel>(self, kernel: K) -> K::Out {
         match self.0 {
-            // SAFETY (both): an `Isa` holds only what `probe` found.
             #[cfg(target_arch = "x86_64")]
-            Set::Avx512 => unsafe { avx512::run(kernel) },
+            Set::Avx512 => {
+                // SAFETY: an `Isa` holds only what `probe` found.
+                unsafe { avx512::run(kernel) }
+            }
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: as above.
-            Set::Avx2 => unsafe { avx2::run(kernel) },
+            Set::Avx2 => {
+                // SAFETY: an `Isa` holds only what `probe` found.
+                unsafe { avx2::run(kernel) }
+            }
             Set::Portable => portable::run(kernel),
         }
     }

@@ -4,6 +4,8 @@
 //! Gelem/s reads as GFLOP/s; matrix-vector products count the bytes of their weights, and sweep as many matrices as a
 //! decoder step of T5-Efficient-TINY reads, as `read` does. `roofline` prints the same as shares of the peak.
 
+#![allow(missing_docs)] // of what criterion_group makes
+
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 use std::time::Duration;

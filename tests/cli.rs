@@ -266,3 +266,490 @@ fn cli_model_looks_into_the_hubs_cache() {
     let cache = cache.path().display().to_string();
     assert!(code == 1 && error.contains("somebody/else") && error.contains(&cache), "{error}");
 }
+
+/// A command with the golden `name` as its model.
+fn with_golden(name: &str, args: &[&str]) -> Command {
+    let mut command = tiny_t5(args);
+    command.args(["--model", &data(&format!("goldens/{name}"))]);
+    command
+}
+
+/// The one JSON line of a run that succeeds.
+#[track_caller]
+fn json_of(mut command: Command) -> Value {
+    let output = command.arg("--json").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Exit code, standard output and standard error.
+fn run(mut command: Command) -> (i32, String, String) {
+    let output = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+fn read_json(path: &str) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{path}: {e}"))).unwrap()
+}
+
+fn cases(golden: &str) -> Vec<Value> {
+    read_json(&data(&format!("goldens/{golden}/cases.json")))["cases"].as_array().unwrap().clone()
+}
+
+/// Ids as the command line has them.
+fn ids_arg(ids: &Value) -> String {
+    ids.to_string().replace(['[', ']'], "")
+}
+
+/// Numbers, row after row, each read from its text as an f32.
+fn floats(value: &Value) -> Vec<f32> {
+    match value {
+        Value::Array(values) => values.iter().flat_map(floats).collect(),
+        number => vec![number.to_string().parse().unwrap()],
+    }
+}
+
+fn keys(value: &Value) -> Vec<&str> {
+    value.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+#[test]
+fn cli_generate_gives_the_reference_texts_of_the_embedded_model() {
+    let file = read_json(&data("g2p-ipa/cases.json"));
+    let cases = file["cases"].as_array().unwrap();
+    let texts: String = cases.iter().map(|case| case["text"].as_str().unwrap().to_owned() + "\n").collect();
+    let output = tiny_t5(&["--file", "-", "--json"]).write_stdin(texts).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.lines().count(), cases.len());
+    for (line, case) in text.lines().zip(cases) {
+        let answer: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(answer["input_ids"], case["input_ids"]);
+        assert_eq!(answer["sequences"][0]["ids"], case["greedy"]["ids"]);
+        assert_eq!(answer["sequences"][0]["text"], case["greedy"]["text"]);
+        assert_eq!(answer["sequences"][0]["finish"], "eos");
+    }
+}
+
+#[test]
+fn cli_generate_has_every_option_of_the_library_with_its_words() {
+    let help = answer(&["generate", "--help"]);
+    for (name, doc) in tiny_t5::Generate::OPTIONS {
+        let long = format!("--{}", name.replace('_', "-"));
+        assert!(help.contains(&format!("{long} <VALUE>")) || help.contains(&format!("{long}[=<BOOL>]")), "{name}");
+        assert!(help.contains(doc.trim().trim_end_matches('.')), "{name}: {doc}");
+    }
+}
+
+#[test]
+fn cli_generate_flags_stand_alone_or_with_a_value() {
+    let plain = answer(&["hello"]);
+    let alike: [&[&str]; 6] = [
+        &["--remove-invalid-values"],
+        &["--remove-invalid-values", "true"],
+        &["--remove-invalid-values=true"],
+        &["--do-sample", "false"],
+        &["--do-sample=false"],
+        &["--do-sample", "--top-k", "1"],
+    ];
+    for flag in alike {
+        assert_eq!(answer(&[flag, &["hello"]].concat()), plain, "{flag:?}");
+    }
+}
+
+#[test]
+fn cli_generate_first_word_that_is_a_command_is_the_command() {
+    assert!(answer(&["--threads", "1", "info"]).starts_with("model "), "also behind options");
+    assert_eq!(answer(&["hello", "info"]), answer(&["generate", "hello", "info"]), "only the first word");
+    assert_eq!(answer(&["--", "--threads"]).lines().count(), 1, "behind `--` nothing is an option");
+}
+
+#[test]
+fn cli_generate_empty_text_is_its_end_token_alone() {
+    assert_eq!(json_of(tiny_t5(&["generate", ""]))["input_ids"], serde_json::json!([1]));
+    let mut nothing = tiny_t5(&["generate"]);
+    nothing.write_stdin("");
+    assert_eq!(run(nothing), (0, String::new(), String::new()), "no line, no source");
+}
+
+#[test]
+fn cli_generate_answers_each_line_while_the_writer_waits() {
+    use std::io::{BufRead, BufReader, Write};
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_tiny-t5"))
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut stdout = BufReader::new(stdout);
+    for _ in 0..3 {
+        writeln!(stdin, "photosynthesis").unwrap();
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        assert_eq!(line, "ˌfoʊtoʊˈsɪnθəsəs\n");
+    }
+    drop(stdin);
+    assert!(child.wait().unwrap().success());
+}
+
+#[cfg(unix)]
+#[test]
+fn cli_generate_broken_pipe_is_success() {
+    use std::io::Write;
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_tiny-t5"))
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    // It may be gone before it has read all.
+    let _ = child.stdin.take().unwrap().write_all("hello\n".repeat(1000).as_bytes());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+}
+
+#[test]
+fn cli_generate_answers_what_stands_before_a_bad_source() {
+    let mut long = tiny_t5(&["--max-source-tokens", "5"]);
+    long.write_stdin("one\ntwo\nphotosynthesis\nthree\n");
+    let (code, out, err) = run(long);
+    assert_eq!((code, out.as_str(), err.lines().count()), (1, "ˈwʌn\nˈtu\n", 1));
+    assert!(err.starts_with("error: standard input, line 3: "), "{err}");
+
+    let mut bytes = tiny_t5(&["generate"]);
+    bytes.write_stdin(&b"one\ntwo\n\xff\nthree\n"[..]);
+    let message = "error: standard input, line 3: found bytes that are not UTF-8\n";
+    assert_eq!(run(bytes), (1, "ˈwʌn\nˈtu\n".into(), message.into()));
+
+    let (code, out, err) = run(tiny_t5(&["--input-ids", "5,1", "--input-ids", "500,1"]));
+    assert_eq!((code, out.lines().count()), (1, 1));
+    assert!(err.starts_with("error: source 2: "), "{err}");
+}
+
+#[test]
+fn cli_notes_are_one_line_for_all_sources() {
+    let two = ["--input-ids", "1", "--input-ids", "152,1"];
+    for more in [&[][..], &["--stream"]] {
+        let (code, _, err) = run(with_golden("v1_0-relu-tied", &[&two, more].concat()));
+        assert_eq!((code, err.lines().count()), (0, 1), "{err}");
+        assert!(err.starts_with("note: 2 sequences ended at the default limit of 20 new tokens"), "{err}");
+    }
+    let (_, _, err) = run(with_golden("v1_0-relu-tied", &["--input-ids", "1", "--max-new-tokens", "20"]));
+    assert_eq!(err, "", "a limit that was asked for is no news");
+    let (code, _, err) = run(tiny_t5(&["日本", "a日", "plain"]));
+    assert_eq!((code, err.lines().count()), (0, 1), "{err}");
+    assert!(err.starts_with("note: 2 sources have characters"), "{err}");
+    assert_eq!(run(tiny_t5(&["--input-ids", "2,1"])).2, "", "ids are what was asked for");
+}
+
+#[test]
+fn cli_usage_errors_name_option_and_value() {
+    let table: [(&[&str], &[&str]); 11] = [
+        (&["--threads", "-1", "a"], &["--threads", "-1", "at least 1"]),
+        (&["--early-stopping", "sometimes", "a"], &["--early-stopping", "sometimes", "never"]),
+        (&["--bad-words-ids", "[[5],[7", "a"], &["--bad-words-ids", "[[5],[7"]),
+        (&["--repetition-penalty", "-1", "a"], &["--repetition-penalty", "-1"]),
+        (&["--suppress-tokens", "[96]", "a"], &["--suppress-tokens", "96"]),
+        (&["--input-ids", "5,99999999999"], &["--input-ids", "99999999999"]),
+        (&["--max-source-tokens", "0", "a"], &["--max-source-tokens", "0"]),
+        (&["--numbeams", "3", "a"], &["--numbeams", "--num-beams"]),
+        (&["encode", "--pool", "max", "a"], &["--pool", "max", "mean"]),
+        (&["info", "--source", "-1"], &["--source", "-1"]),
+        (&["bench"], &["--workload"]),
+    ];
+    for (args, words) in table {
+        fails(args, 2, words);
+        assert_eq!(run(tiny_t5(args)).2.lines().count(), 1, "{args:?}");
+    }
+}
+
+/// A copy of a golden with one of its files changed.
+fn changed(golden: &str, file: &str, change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(data(&format!("goldens/{golden}"))).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let path = copy.path().join(file);
+    std::fs::write(&path, change(std::fs::read(&path).unwrap_or_default())).unwrap();
+    copy
+}
+
+#[test]
+fn cli_model_bad_checkpoints_are_one_line() {
+    let fails = |folder: tempfile::TempDir, parts: &[&str]| {
+        let begun = std::time::Instant::now();
+        let path = folder.path().display().to_string();
+        let (code, out, err) = run(tiny_t5(&["--model", &path, "--input-ids", "5,1"]));
+        assert_eq!((code, out.as_str(), err.lines().count()), (1, "", 1), "{err}");
+        assert!(err.starts_with("error: ") && parts.iter().all(|part| err.contains(part)), "{err} lacks {parts:?}");
+        assert!(begun.elapsed().as_secs() < 5);
+    };
+    let half = |bytes: Vec<u8>| bytes[..bytes.len() / 2].to_vec();
+    let relu = "v1_0-relu-tied";
+    fails(changed(relu, "model.safetensors", half), &["model.safetensors"]);
+    fails(changed(relu, "model.safetensors", |_| vec![0xff; 16]), &["model.safetensors"]);
+    fails(changed(relu, "model.safetensors", |_| Vec::new()), &["model.safetensors"]);
+    fails(changed("pytorch-bin", "pytorch_model.bin", half), &["pytorch_model.bin"]);
+    fails(changed(relu, "config.json", half), &["config.json"]);
+    let with = |key: &'static str, value: Value| {
+        move |bytes: Vec<u8>| {
+            let mut config: Value = serde_json::from_slice(&bytes).unwrap();
+            config[key] = value;
+            config.to_string().into_bytes()
+        }
+    };
+    for (key, value) in [
+        ("d_model", Value::from(4_000_000_000_u64)),
+        ("num_layers", Value::from(-1)),
+        ("num_heads", Value::from("four")),
+        ("vocab_size", Value::from(1e300)),
+    ] {
+        fails(changed(relu, "config.json", with(key, value)), &["config.json", key]);
+    }
+    let narrow = changed(relu, "config.json", with("d_ff", Value::from(64)));
+    fails(narrow, &["model.safetensors", "DenseReluDense", "128", "64"]);
+    let shallow = changed(relu, "config.json", with("num_layers", Value::from(1)));
+    fails(shallow, &["encoder.block.1", "num_layers"]);
+    let options = |_| br#"{"num_beams": "many"}"#.to_vec();
+    fails(changed(relu, "generation_config.json", options), &["generation_config.json", "num_beams", "many"]);
+}
+
+#[test]
+fn cli_score_floats_parse_back_to_the_same_f32() {
+    let t5 = tiny_t5::T5::open(data("goldens/v1_0-relu-tied")).unwrap();
+    for case in &cases("v1_0-relu-tied")[..4] {
+        let [source, target] = ["input_ids", "labels"].map(|key| ids_arg(&case[key]));
+        let args = ["score", "--input-ids", &source, "--target-ids", &target];
+        let line = json_of(with_golden("v1_0-relu-tied", &args));
+        assert_eq!(keys(&line), ["loss", "token_logprobs"]);
+        let ids = |key: &str| serde_json::from_value::<Vec<u32>>(case[key].clone()).unwrap();
+        let score = t5.score(&ids("input_ids"), &ids("labels")).unwrap();
+        assert_eq!(floats(&line["loss"])[0].to_bits(), score.loss.to_bits());
+        assert_eq!(floats(&line["token_logprobs"]), score.token_logprobs);
+        assert_eq!(run(with_golden("v1_0-relu-tied", &args)).1, format!("{}\n", score.loss));
+    }
+}
+
+#[test]
+fn cli_score_takes_one_target_or_one_for_each_source() {
+    let one = |source: &str, target: &str| answer(&["score", source, "--target", target]);
+    assert_eq!(answer(&["score", "a", "b", "--target", "ə"]), one("a", "ə") + &one("b", "ə"));
+    assert_eq!(answer(&["score", "a", "b", "--target", "ə", "--target", "ɪ"]), one("a", "ə") + &one("b", "ɪ"));
+    fails(&["score", "a", "--target", "b", "--target", "c"], 2, &["2 targets", "1 source"]);
+    fails(&["score", "a"], 2, &["--target"]);
+    fails(&["score", "a", "--target-ids", ""], 1, &["target", "empty"]);
+}
+
+#[test]
+fn cli_encode_prints_the_librarys_bits() {
+    let t5 = tiny_t5::T5::open(data("goldens/encoder-only")).unwrap();
+    let encoding = t5.encode(&[5u32, 6, 1]).unwrap();
+    let of = |pool: &str| json_of(with_golden("encoder-only", &["encode", "--input-ids", "5,6,1", "--pool", pool]));
+    let (hidden, mean) = (of("none"), of("mean"));
+    assert_eq!((keys(&hidden), keys(&mean)), (vec!["hidden"], vec!["embedding"]));
+    assert_eq!(hidden["hidden"].as_array().unwrap().len(), 3, "a row a position");
+    assert_eq!(floats(&hidden["hidden"]), encoding.hidden);
+    assert_eq!(floats(&mean["embedding"]), encoding.mean());
+}
+
+#[test]
+fn cli_classify_gives_the_references_logits() {
+    for (golden, logits, expected) in [
+        ("sequence-classification", "logits", ["label", "logits"]),
+        ("token-classification", "logits", ["labels", "logits"]),
+        ("question-answering", "start_logits", ["end_logits", "start_logits"]),
+    ] {
+        let case = &cases(golden)[1];
+        let line = json_of(with_golden(golden, &["classify", "--input-ids", &ids_arg(&case["input_ids"])]));
+        assert_eq!(keys(&line), expected);
+        let (found, reference) = (floats(&line[logits]), floats(&case[logits]));
+        assert_eq!(found.len(), reference.len());
+        assert!(found.iter().zip(&reference).all(|(x, y)| (x - y).abs() < 1e-3), "{golden}");
+    }
+    fails(&["classify", "a"], 1, &["classify", "ConditionalGeneration"]);
+}
+
+#[test]
+fn cli_infill_puts_spans_in_place_of_sentinels() {
+    // Bytes, with sentinels behind them; the weights are random, so the spans are what the library finds.
+    let text = "a <extra_id_0> walks in <extra_id_1> park";
+    let line = json_of(with_golden("byt5-shape", &["infill", "--max-new-tokens", "12", text]));
+    let options = tiny_t5::Generate { max_new_tokens: Some(12), ..tiny_t5::Generate::default() };
+    let filled = tiny_t5::T5::open(data("goldens/byt5-shape")).unwrap().infill(text, &options).unwrap();
+    assert_eq!(line, serde_json::json!({"text": filled.text, "spans": filled.spans, "ids": filled.ids}));
+    assert_eq!(line["spans"].as_array().unwrap().len(), 2);
+    let bytes = data("goldens/byt5-shape");
+    fails(&["infill", "--model", &bytes, "nothing"], 1, &["source", "no gap"]);
+    fails(&["infill", "--model", &bytes, "--input-ids", "5,1"], 2, &["--input-ids"]);
+}
+
+/// Numbers in the tensors of a safetensors file.
+fn numbers(path: &std::path::Path) -> u64 {
+    let bytes = std::fs::read(path).unwrap();
+    let len = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..8 + len]).unwrap();
+    let tensors = header.as_object().unwrap().iter().filter(|(name, _)| *name != "__metadata__");
+    let size = |shape: &Value| shape.as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).product::<u64>();
+    tensors.map(|(_, tensor)| size(&tensor["shape"])).sum()
+}
+
+#[test]
+fn cli_info_parameters_equal_the_tensors() {
+    let mut counted = 0;
+    for entry in std::fs::read_dir(data("goldens")).unwrap() {
+        let folder = entry.unwrap().path();
+        let file = folder.join("model.safetensors");
+        if !file.exists() {
+            continue;
+        }
+        let info = json_of(tiny_t5(&["info", "--model", &folder.display().to_string()]));
+        let p = &info["parameters"];
+        assert_eq!(p["total"], numbers(&file), "{}", folder.display());
+        let part = |part: &str| p[part].as_u64().unwrap();
+        assert_eq!(part("total"), part("embedding") + part("encoder") + part("decoder") + part("head"));
+        assert_eq!(info["bytes"]["f32"], part("total") * 4);
+        assert_eq!(info["bytes"]["on_disk"], file.metadata().unwrap().len());
+        counted += 1;
+    }
+    assert!(counted > 15, "{counted}");
+}
+
+#[test]
+fn cli_info_tells_variant_tokenizer_and_what_was_ignored() {
+    let info = |golden: &str| json_of(with_golden(golden, &["info"]));
+    for (golden, variant, gated, activation) in [
+        ("v1_0-relu-tied", "t5", false, "relu"),
+        ("v1_1-gated-gelu-untied", "t5", true, "gelu_new"),
+        ("gated-silu", "t5", true, "silu"),
+        ("mt5", "mt5", true, "gelu_new"),
+        ("umt5-bias-in-every-layer", "umt5", true, "gelu_new"),
+        ("byt5-shape", "byt5", true, "gelu_new"),
+    ] {
+        let info = info(golden);
+        let found = (&info["variant"], &info["gated"], &info["activation"]);
+        assert_eq!(found, (&variant.into(), &gated.into(), &activation.into()), "{golden}");
+        let tokenizer = if variant == "byt5" { "bytes".into() } else { Value::Null };
+        assert_eq!(info["tokenizer"], tokenizer, "{golden}");
+    }
+    let spurious = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight";
+    assert_eq!(info("hub-like-bin")["tensors_ignored"], serde_json::json!([spurious]));
+    assert_eq!(info("encoder-only")["parameters"]["decoder"], 0);
+    let table = answer(&["info"]);
+    assert!(table.contains("\nparameters       3,856,512\n"), "{table}");
+}
+
+#[test]
+fn cli_info_counts_flops_for_the_lengths_given() {
+    let flops = |source, target| json_of(tiny_t5(&["info", "--source", source, "--target", target]))["flops"].clone();
+    // 6 layers, d_model 192, 192 wide attention, d_ff 768: 2 FLOPs a weight, and one pair of positions.
+    assert_eq!(flops("1", "1")["encoder"], 2 * 6 * (4 * 192 * 192 + 2 * 192 * 768 + 2 * 192));
+    let more = flops("100", "50");
+    assert_eq!(more["head"], 50 * 2 * 96 * 192);
+    assert_eq!((&more["source"], &more["target"]), (&100.into(), &50.into()));
+}
+
+#[test]
+fn cli_info_names_every_instruction_set_of_this_machine() {
+    let (available, missing) = (tiny_t5::T5::available_isas(), tiny_t5::T5::missing_isas());
+    for isa in &available {
+        let mut command = tiny_t5(&["info"]);
+        command.env("TINY_T5_ISA", isa);
+        let info = json_of(command);
+        assert_eq!(info["isa"], *isa);
+        assert_eq!(
+            (&info["isas"], &info["isas_missing"]),
+            (&serde_json::json!(available), &serde_json::json!(missing))
+        );
+        let best = available[0] == *isa && missing.is_empty();
+        assert_eq!(info["why_not_better"].is_null(), best);
+        let mut command = tiny_t5(&["photosynthesis"]);
+        command.env("TINY_T5_ISA", isa);
+        assert_eq!(run(command).1, "ˌfoʊtoʊˈsɪnθəsəs\n", "{isa}");
+    }
+    for isa in &missing {
+        let mut command = tiny_t5(&["info"]);
+        command.env("TINY_T5_ISA", isa);
+        let (code, error) = failure(command);
+        assert!(code == 1 && error.contains(isa) && error.contains("portable"), "{error}");
+        println!("not run, this processor lacks it: {isa}");
+    }
+}
+
+#[test]
+fn cli_bench_gives_transformers_ids_with_the_end_token_suppressed() {
+    let cases = &cases("v1_0-relu-tied")[..4];
+    let rows: Vec<&Value> = cases.iter().map(|case| &case["input_ids"]).collect();
+    let expected: Vec<&[Value]> = cases.iter().map(|case| &case["greedy_24_no_eos"].as_array().unwrap()[1..]).collect();
+    let work = tempfile::NamedTempFile::new().unwrap();
+    let text = serde_json::json!({
+        "input_ids": rows, "new_tokens": 24, "beams": 1, "eos_id": 1, "start_id": 0, "suppress_eos": true,
+    });
+    std::fs::write(work.path(), text.to_string()).unwrap();
+    let path = work.path().display().to_string();
+    let line =
+        json_of(with_golden("v1_0-relu-tied", &["bench", "--workload", &path, "--repeats", "2", "--warmup", "0"]));
+    assert_eq!(line["ids"], serde_json::json!(expected));
+    assert_eq!(line["version"], env!("CARGO_PKG_VERSION"));
+    let first = |key: &str| line[key][0].as_f64().unwrap();
+    assert!(0.0 < first("encode_ms") && first("encode_ms") < first("total_ms"));
+    assert!(line["load_ms"].as_f64().unwrap() > 0.0);
+    assert!(cfg!(not(target_os = "linux")) || line["peak_rss_kb"].as_u64().unwrap() > 1000);
+
+    for (text, parts) in [
+        (r#"{"input_ids": []}"#, ["--workload", "new_tokens"]),
+        (r#"{"input_ids": [], "new_tokens": 1}"#, ["--workload", "input_ids"]),
+        (r#"{"input_ids": [[500]], "new_tokens": 1}"#, ["source", "500"]),
+    ] {
+        std::fs::write(work.path(), text).unwrap();
+        fails(&["bench", "--workload", &path], 1, &parts);
+    }
+}
+
+#[test]
+fn cli_help_names_every_command() {
+    assert_eq!(answer(&["--version"]), format!("tiny-t5 {}\n", env!("CARGO_PKG_VERSION")));
+    let help = answer(&["--help"]);
+    for name in ["generate", "score", "encode", "classify", "infill", "info", "bench"] {
+        assert!(help.contains(&format!("  {name} ")), "{name}");
+        assert!(answer(&[name, "--help"]).contains("--threads"), "{name}");
+    }
+}
+
+/// A line of a shell as words, without its comment; "quotes" keep blanks.
+fn words(line: &str) -> Vec<String> {
+    let line = line.split(" # ").next().unwrap();
+    let quoted = line.split('"').enumerate();
+    quoted
+        .flat_map(|(i, part)| match i % 2 {
+            1 => vec![part.to_owned()],
+            _ => part.split_whitespace().map(str::to_owned).collect(),
+        })
+        .collect()
+}
+
+/// README shows commands as `    $ COMMAND` with their output below: it is that.
+#[test]
+fn cli_readme_shows_what_the_binary_prints() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
+    let mut lines = readme.lines().peekable();
+    let mut shown = 0;
+    while let Some(line) = lines.next() {
+        let Some(line) = line.strip_prefix("    $ ") else { continue };
+        let line = line.strip_prefix("cargo run --release --").or(line.strip_prefix("tiny-t5"));
+        let mut expected = String::new();
+        while let Some(out) = lines.next_if(|line| line.starts_with("    ") && !line.starts_with("    $ ")) {
+            expected += out.trim_start();
+            expected.push('\n');
+        }
+        if let Some(line) = line {
+            let args = words(line);
+            assert_eq!(answer(&args.iter().map(String::as_str).collect::<Vec<_>>()), expected, "{line}");
+            shown += 1;
+        }
+    }
+    assert!(shown >= 4, "{shown} commands");
+}

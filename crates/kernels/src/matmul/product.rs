@@ -110,7 +110,7 @@ const BLOCK_K: usize = 512;
 /// Rows that wait together between blocks of k.
 const WAITING: usize = 96;
 /// Rows of a tile of one panel where tiles have two.
-const LONE_ROWS: usize = 6;
+const LONE_ROWS: usize = 4;
 /// Panels of the widest tile of many rows.
 const WIDEST: usize = 2;
 

@@ -4,7 +4,7 @@
 use crate::args::Ids;
 use crate::failure::Failure;
 use crate::output::Output;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Read};
 use std::path::{Path, PathBuf};
@@ -189,7 +189,9 @@ impl Lines {
             return None;
         }
         let style = ProgressStyle::with_template("{bar:40} {percent:>3} %  {msg}  {eta} left");
+        // It goes when it is dropped, also where an error line follows.
         let bar = ProgressBar::with_draw_target(Some(len), ProgressDrawTarget::stderr());
+        let bar = bar.with_finish(ProgressFinish::AndClear);
         Some(style.map_or(bar.clone(), |style| bar.with_style(style)))
     }
 }
@@ -237,9 +239,6 @@ pub(crate) fn answer_all<A>(
             bar.set_message(format!("{done} sources"));
             bar.set_position(lines.bytes);
         }
-    }
-    if let Some(bar) = bar {
-        bar.finish_and_clear();
     }
     Ok(())
 }

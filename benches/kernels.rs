@@ -33,17 +33,11 @@ fn fast_isas() -> impl Iterator<Item = Isa> {
 fn limits(c: &mut Criterion) {
     let mut group = c.benchmark_group("limit");
     for isa in fast_isas() {
-        // As many operations as 512 x 256 x 1024 has.
-        let flops = 2 * 512 * 256 * 1024u64;
-        group.throughput(Throughput::Elements(flops));
-        group.bench_function(BenchmarkId::new("fma_peak/512x256x1024 operations", isa.name()), |b| {
-            b.iter_custom(|n| Duration::from_secs_f64(flops as f64 * n as f64 / machine::fma_peak(isa, 20)));
-        });
+        group.throughput(Throughput::Elements(machine::BURST_FLOPS as u64));
+        group.bench_function(BenchmarkId::new("fma_peak", isa.name()), |b| b.iter(|| machine::burst(isa)));
+        let memory = machine::Sweep::new(STEP).expect("memory for a bench");
         group.throughput(Throughput::BytesDecimal(STEP as u64));
-        group.bench_function(BenchmarkId::new("read/14.7 MB", isa.name()), |b| {
-            let (_, bandwidth) = machine::read_bandwidth(isa, STEP, 40).expect("memory for a bench");
-            b.iter_custom(|n| Duration::from_secs_f64(STEP as f64 * n as f64 / bandwidth));
-        });
+        group.bench_function(BenchmarkId::new("read/14.7 MB", isa.name()), |b| b.iter(|| memory.read(isa)));
     }
     group.finish();
 }

@@ -28,16 +28,23 @@ impl Kernel for Fma {
     }
 }
 
-/// Floating-point operations a second of one thread: a fused multiply-add counts 2. The best of `bursts` bursts.
+/// Operations of a burst: a fused multiply-add counts 2.
+pub const BURST_FLOPS: usize = 2 * LANES * CHAINS * ROUNDS;
+
+/// One burst of fused multiply-adds on registers.
+pub fn burst(isa: Isa) {
+    black_box(isa.run(Fma));
+}
+
+/// Floating-point operations a second of one thread: the best of `bursts` bursts.
 #[must_use]
 pub fn fma_peak(isa: Isa, bursts: usize) -> f64 {
-    let flops = (2 * LANES * CHAINS * ROUNDS) as f64;
-    let burst = |_| {
+    let timed = |_| {
         let start = Instant::now();
-        black_box(isa.run(Fma));
-        flops / start.elapsed().as_secs_f64()
+        burst(isa);
+        BURST_FLOPS as f64 / start.elapsed().as_secs_f64()
     };
-    (0..bursts.max(1)).map(burst).fold(0.0, f64::max)
+    (0..bursts.max(1)).map(timed).fold(0.0, f64::max)
 }
 
 struct Read<'a>(&'a [f32]);
@@ -58,21 +65,40 @@ impl Kernel for Read<'_> {
     }
 }
 
+/// Memory to sweep through.
+#[derive(Debug)]
+pub struct Sweep(Arena);
+
+impl Sweep {
+    /// `bytes` bytes, rounded up to whole lines.
+    ///
+    /// # Errors
+    /// Where the system gives no memory.
+    pub fn new(bytes: usize) -> std::io::Result<Sweep> {
+        let mut arena = Arena::new(bytes.next_multiple_of(8 * LANES * 4))?;
+        arena.bytes_mut().fill(1);
+        Ok(Sweep(arena))
+    }
+
+    /// Reads all of it once.
+    pub fn read(&self, isa: Isa) {
+        black_box(isa.run(Read(black_box(bytemuck::cast_slice(self.0.bytes())))));
+    }
+}
+
 /// Bytes a second that one thread reads when it sweeps `bytes` bytes over and over; each of `sweeps` timed alone, the
 /// fastest and the median.
 ///
 /// # Errors
 /// Where the system gives no memory.
 pub fn read_bandwidth(isa: Isa, bytes: usize, sweeps: usize) -> std::io::Result<(f64, f64)> {
-    let mut arena = Arena::new(bytes.next_multiple_of(8 * LANES * 4))?;
-    arena.bytes_mut().fill(1);
-    let floats: &[f32] = bytemuck::cast_slice(arena.bytes());
-    let sweep = |_| {
+    let memory = Sweep::new(bytes)?;
+    let timed = |_| {
         let start = Instant::now();
-        black_box(isa.run(Read(black_box(floats))));
+        memory.read(isa);
         bytes as f64 / start.elapsed().as_secs_f64()
     };
-    let mut speeds: Vec<f64> = (0..sweeps.max(3)).map(sweep).collect();
+    let mut speeds: Vec<f64> = (0..sweeps.max(3)).map(timed).collect();
     speeds.sort_by(f64::total_cmp);
     Ok((speeds[speeds.len() - 1], speeds[speeds.len() / 2]))
 }

@@ -117,7 +117,7 @@ const WIDEST: usize = 2;
 /// Multiply-adds from which a product is worth a region of several threads.
 const PARALLEL: usize = 48 * 1024;
 /// Floats of inputs that a block of rows may have: it stays in the L2 cache beside the panels.
-const BLOCK_FLOATS: usize = 64 * 1024;
+const BLOCK_FLOATS: usize = 128 * 1024;
 
 /// out[m][n] = epilogue(sum over k of a[m][k] w[n][k]).
 ///

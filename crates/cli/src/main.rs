@@ -27,9 +27,17 @@ mod score;
 use args::Command;
 use failure::Failure;
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 
 fn main() -> ExitCode {
-    match run() {
+    // A panic is told by the one error line, if it gets here: the library catches those of the tokenizers crate itself.
+    static PANIC: Mutex<String> = Mutex::new(String::new());
+    std::panic::set_hook(Box::new(|panic| *PANIC.lock().unwrap_or_else(PoisonError::into_inner) = panic.to_string()));
+    let result = std::panic::catch_unwind(run).unwrap_or_else(|_| {
+        let panic = PANIC.lock().unwrap_or_else(PoisonError::into_inner);
+        Err(Failure::Other(format!("a bug in tiny-t5: {panic}")))
+    });
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }

@@ -202,6 +202,7 @@ impl Kernel for Head<'_> {
                     12.. => self.tile::<S, 12, 2>(s, row),
                     6..12 => self.tile::<S, 6, 1>(s, row),
                     4..6 => self.tile::<S, 4, 1>(s, row),
+                    _ if S::WIDEST < 4 => self.tile::<S, 1, 1>(s, row),
                     _ => self.tile::<S, 1, 4>(s, row),
                 }
             }
@@ -220,7 +221,7 @@ impl Head<'_> {
     /// Rows `row..row + M` are this head's, and `check` passed.
     #[inline(always)]
     unsafe fn tile<S: Simd, const M: usize, const P: usize>(&mut self, s: S, row: usize) {
-        if M > S::ROWS {
+        if M > S::ROWS || P > S::WIDEST {
             return; // never asked for; no code is made for it
         }
         let query = self.a.position + (row - self.a.rows.start);

@@ -204,8 +204,9 @@ impl Query {
 
 /// Digits that pay: two where reading the weights takes the time of both, for one vector on AVX-512.
 ///
-/// Measured for 32128 x 256 (Zen 4, 2026-11, microseconds for 1, 2 and 4 vectors, two digits): AVX-512 107, 178, 323;
-/// AVX2 309, 547, 775. A digit less halves the products; the survivors of the random tiny shape rise from 3 to about 10.
+/// Measured for 32128 x 256 (Zen 4, 2026-11, microseconds for 1, 2 and 4 vectors, two digits, beside other work): AVX-512
+/// 107, 178, 323; AVX2 309, 547, 775. A digit less halves the products; the survivors of the random tiny shape rise from 2
+/// to 12.
 #[must_use]
 pub fn screen_digits(isa: Isa, queries: usize) -> usize {
     if isa.name() == "avx512" && queries == 1 { 2 } else { 1 }
@@ -317,19 +318,24 @@ impl Kernel for Scan<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
+        let one_digit = self.queries.iter().all(|q| q.used == 1);
         let mut first = 0;
         while first < self.queries.len() {
-            let m = self.queries.len() - first;
+            // Four queries share each load of the weights; two digits are for one query, which waits for memory anyway.
+            let together = match self.queries.len() - first {
+                4.. if S::WIDEST == 4 && one_digit => 4,
+                _ => 1,
+            };
             // SAFETY: panels below n / 16 and queries below their number lie within the slices, which `scan` checked.
             unsafe {
-                match (m, self.queries.iter().all(|q| q.used == 1)) {
-                    (1..4, false) => self.sweep::<S, 1, 4, 2>(s, first),
-                    (1..4, true) => self.sweep::<S, 1, 4, 1>(s, first),
-                    (_, false) => self.sweep::<S, 4, 1, 2>(s, first),
-                    (_, true) => self.sweep::<S, 4, 1, 1>(s, first),
+                match (together, one_digit) {
+                    (4, _) => self.sweep::<S, 4, 1, 1>(s, first),
+                    (_, true) if S::WIDEST == 4 => self.sweep::<S, 1, 4, 1>(s, first),
+                    (_, false) if S::WIDEST == 4 => self.sweep::<S, 1, 4, 2>(s, first),
+                    _ => self.sweep::<S, 1, 1, 2>(s, first),
                 }
             }
-            first += if m < 4 { 1 } else { 4 };
+            first += together;
         }
     }
 }
@@ -339,6 +345,9 @@ impl Scan<'_> {
     /// `self.panels` lie within the screen and the outputs; queries `first..first + M` are there.
     #[inline(always)]
     unsafe fn sweep<S: Simd, const M: usize, const P: usize, const D: usize>(&self, s: S, first: usize) {
+        if M.max(P) > S::WIDEST {
+            return; // `run` does not ask for such tiles; here so that no code is made for them
+        }
         let mut panel = self.panels.start;
         while panel < self.panels.end {
             // SAFETY: as the caller's.

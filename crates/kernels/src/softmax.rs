@@ -28,27 +28,30 @@ pub(crate) fn softmax<S: Simd>(s: S, row: &mut [f32], n: usize) {
     }
 }
 
-struct SoftmaxRow<'a>(&'a mut [f32]);
+struct SoftmaxRow<'a> {
+    logits: &'a mut [f32],
+    sum: f32,
+}
 
 impl Kernel for SoftmaxRow<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let sum = LogSumExp(self.0).run(s);
-        let (lanes, rest) = self.0.as_chunks_mut::<LANES>();
-        let sum = s.splat(sum);
-        for x in lanes {
-            s.write(exp(s, s.sub(s.load_array(x), sum)), x);
-        }
+        let (lanes, rest) = self.logits.as_chunks_mut::<LANES>();
         let mut last = [f32::NEG_INFINITY; LANES];
         last[..rest.len()].copy_from_slice(rest);
-        rest.copy_from_slice(&s.to_array(exp(s, s.sub(s.load_array(&last), sum)))[..rest.len()]);
+        let sum = s.splat(self.sum);
+        for x in lanes.iter_mut().chain([&mut last]) {
+            s.write(exp(s, s.sub(s.load_array(x), sum)), x);
+        }
+        rest.copy_from_slice(&last[..rest.len()]);
     }
 }
 
 /// Turns logits of any number into probabilities.
 pub fn softmax_row(isa: Isa, logits: &mut [f32]) {
-    isa.run(SoftmaxRow(logits));
+    let sum = log_sum_exp(isa, logits);
+    isa.run(SoftmaxRow { logits, sum });
 }
 
 struct LogSumExp<'a>(&'a [f32]);

@@ -52,9 +52,8 @@ pub(crate) struct Choice {
     /// [vocab_size], minus infinity between uses.
     scores: Vec<f32>,
     logits: Vec<f32>,
-    /// Rows decided by the screen, rows that took the full product, and survivors of the former.
+    /// Rows that the screen decided, and what it left over of them.
     pub(crate) screened: usize,
-    pub(crate) full: usize,
     pub(crate) survivors: usize,
 }
 
@@ -157,7 +156,6 @@ impl LmHead {
         let Some(packing) = self.screen(model, exec)? else {
             let vocab_size = model.config().vocab_size;
             let logits = self.logits(model, exec, hidden, rows, &mut choice.logits)?;
-            choice.full += rows;
             for (row, logits) in logits.chunks_exact_mut(padded(vocab_size)).enumerate() {
                 scores.process(row, &mut logits[..vocab_size]);
                 out.push(first_max(&logits[..vocab_size]));
@@ -212,9 +210,7 @@ impl LmHead {
             let best = match decided {
                 Some(best) => best,
                 None => {
-                    choice.full += 1;
-                    let padded_row = &hidden(row)[..k];
-                    let logits = self.logits(model, exec, padded_row, 1, &mut choice.logits)?;
+                    let logits = self.logits(model, exec, hidden(row), 1, &mut choice.logits)?;
                     scores.process(row, &mut logits[..n]);
                     first_max(&logits[..n])
                 }

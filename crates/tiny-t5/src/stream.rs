@@ -1,13 +1,14 @@
 //! Tokens as they come.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::generate::{Finish, Search, Settings, State, Strategy};
 use crate::lm_head::LmHead;
+use crate::options::Generate;
 use crate::stack::{Exec, Stack};
-use crate::t5::T5;
-use crate::tokenizer::TextStream;
+use crate::t5::{Source, T5};
+use crate::tokenizer::{TextStream, Tokenizer};
 use std::time::Instant;
-use tiny_t5_kernels::{Isa, Team};
+use tiny_t5_kernels::Team;
 
 /// What a step of a [`Stream`] brings.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,7 +30,6 @@ pub struct Stream<'a> {
     /// Goes back to the model when the stream is dropped.
     state: State,
     team: Team,
-    isa: Isa,
     source: Vec<u32>,
     strategy: Option<Box<dyn Strategy>>,
     text: Option<TextStream<'a>>,
@@ -39,31 +39,47 @@ pub struct Stream<'a> {
     done: bool,
 }
 
-impl<'a> Stream<'a> {
-    #[allow(clippy::too_many_arguments)]
-    pub(crate) fn new(
-        t5: &'a T5,
-        parts: (&'a Stack, &'a LmHead),
-        settings: Settings,
-        state: State,
-        team: Team,
-        isa: Isa,
-        source: Vec<u32>,
-        text: Option<TextStream<'a>>,
-    ) -> Stream<'a> {
-        let (strategy, given, begun) = (None, Vec::new(), Instant::now());
-        Stream { t5, parts, settings, state, team, isa, source, strategy, text, given, begun, done: false }
+impl T5 {
+    /// Tokens as they come: an iterator of steps. To stop, drop it.
+    ///
+    /// The text of a step is final: it never shows half a character, and the steps' texts joined are the whole text. With
+    /// beams a step brings what all beams that may still win begin with.
+    ///
+    /// # Errors
+    /// As [`T5::generate`]; and where more than one sequence is asked for.
+    pub fn stream<'a>(&self, source: impl Into<Source<'a>>, options: &Generate) -> Result<Stream<'_>> {
+        let parts = self.generator("stream")?;
+        let settings = Settings::new(options, self.generation_defaults(), self.config())?;
+        if settings.num_return_sequences > 1 {
+            let found = settings.num_return_sequences;
+            return Err(Error::option("num_return_sequences", found, "1: a stream is of one sequence"));
+        }
+        Ok(Stream {
+            t5: self,
+            parts,
+            settings,
+            source: self.ids_of("source", source.into())?,
+            state: self.states().pop().unwrap_or_default(),
+            team: Team::new(self.threads()),
+            strategy: None,
+            text: self.tokenizer().map(Tokenizer::stream),
+            given: Vec::new(),
+            begun: Instant::now(),
+            done: false,
+        })
     }
+}
 
+impl Stream<'_> {
     /// The source's ids.
     #[must_use]
     pub fn input_ids(&self) -> &[u32] {
         &self.source
     }
 
-    fn step(&mut self) -> Result<Option<Step>> {
+    fn step(&mut self) -> Result<Step> {
         let (decoder, head) = self.parts;
-        let exec = Exec { isa: self.isa, team: &self.team };
+        let exec = Exec { isa: self.t5.isa_value(), team: &self.team };
         let parts = (self.t5.model(), decoder, head);
         let mut search = Search::new(parts, exec, &self.settings, &mut self.state, &[0], self.begun);
         let strategy = self.strategy.get_or_insert_with(|| search.start(&[&self.source]));
@@ -92,7 +108,7 @@ impl<'a> Stream<'a> {
         {
             text += &stream.finish()?;
         }
-        Ok(Some(Step { ids, text, finish }))
+        Ok(Step { ids, text, finish })
     }
 }
 
@@ -107,7 +123,7 @@ impl Iterator for Stream<'_> {
         if step.is_err() {
             self.done = true;
         }
-        step.transpose()
+        Some(step)
     }
 }
 

@@ -7,7 +7,6 @@ use crate::lm_head::LmHead;
 use crate::model::{Head, Model};
 use crate::options::{Generate, Load};
 use crate::stack::{Exec, Stack};
-use crate::stream::Stream;
 use crate::tokenizer::{Hint, Tokenizer};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -138,12 +137,11 @@ impl T5 {
         let checkpoint = Checkpoint::open(&folder)?;
         let config = checkpoint.config();
         let (class, vocab_size) = (config.tokenizer_class.clone(), config.vocab_size);
-        T5::assemble(checkpoint, load, start, move || {
-            Ok({
-                let hint = Hint { tokenizer_class: class.as_deref(), vocab_size };
-                Tokenizer::open(&folder, hint)?
-            })
-        })
+        let open_tokenizer = move || {
+            let hint = Hint { tokenizer_class: class.as_deref(), vocab_size };
+            Ok(Tokenizer::open(&folder, hint)?)
+        };
+        T5::assemble(checkpoint, load, start, Box::new(open_tokenizer))
     }
 
     /// A model from memory: the contents of config.json, generation_config.json, model.safetensors and tokenizer.json.
@@ -159,9 +157,8 @@ impl T5 {
     ) -> Result<T5> {
         let start = Instant::now();
         let checkpoint = Checkpoint::from_bytes(config, generation_config, weights)?;
-        T5::assemble(checkpoint, load, start, move || {
-            Ok(tokenizer.map(|json| Tokenizer::from_json(json, None)).transpose()?)
-        })
+        let open_tokenizer = move || Ok(tokenizer.map(|json| Tokenizer::from_json(json, None)).transpose()?);
+        T5::assemble(checkpoint, load, start, Box::new(open_tokenizer))
     }
 
     /// The model compiled into the library: English spelling to IPA.
@@ -188,7 +185,7 @@ impl T5 {
         checkpoint: Checkpoint,
         load: &Load,
         start: Instant,
-        open_tokenizer: impl FnOnce() -> Result<Option<Tokenizer>> + Send,
+        open_tokenizer: Box<dyn FnOnce() -> Result<Option<Tokenizer>> + Send>,
     ) -> Result<T5> {
         let isa = Isa::from_env()?;
         let threads = match load.threads {
@@ -358,26 +355,6 @@ impl T5 {
                 has: format!("is one for {:?}", model.config().architecture),
             }),
         }
-    }
-
-    /// Tokens as they come: an iterator of steps. To stop, drop it.
-    ///
-    /// The text of a step is final: it never shows half a character, and the steps' texts joined are the whole text. With
-    /// beams a step brings what all beams that may still win begin with.
-    ///
-    /// # Errors
-    /// As [`T5::generate`]; and where more than one sequence is asked for.
-    pub fn stream<'a>(&self, source: impl Into<Source<'a>>, options: &Generate) -> Result<Stream<'_>> {
-        let parts = self.generator("stream")?;
-        let settings = Settings::new(options, &self.inner.defaults, self.config())?;
-        if settings.num_return_sequences > 1 {
-            let found = settings.num_return_sequences;
-            return Err(Error::option("num_return_sequences", found, "1: a stream is of one sequence"));
-        }
-        let ids = self.ids_of("source", source.into())?;
-        let state = self.states().pop().unwrap_or_default();
-        let text = self.inner.tokenizer.as_ref().map(Tokenizer::stream);
-        Ok(Stream::new(self, parts, settings, state, Team::new(self.threads), self.isa, ids, text))
     }
 
     pub(crate) fn states(&self) -> std::sync::MutexGuard<'_, Vec<State>> {

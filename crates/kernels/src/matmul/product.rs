@@ -203,6 +203,7 @@ fn block<S: Simd, W: Weight>(s: S, b: &Block<'_>, w: &[W]) {
         2 => (2, 2),
         _ => (S::ROWS, S::PANELS),
     };
+    let wide = wide.min(S::WIDEST);
     let k = b.p.w.k;
     let in_blocks = tallest > 2 && k > BLOCK_K;
     let mut waiting = [const { MaybeUninit::<[f32; WIDEST * LANES]>::uninit() }; WAITING];
@@ -228,9 +229,11 @@ fn block<S: Simd, W: Weight>(s: S, b: &Block<'_>, w: &[W]) {
                 let to = if in_blocks && k - from > BLOCK_K * 3 / 2 { from + BLOCK_K } else { k };
                 let mut row = first;
                 while row < last {
-                    // 7 to 11 rows go in two tiles of like height: tiles are code.
+                    // Tiles are code: heights between these go in two or three of them.
                     let m = match tallest.min(last - row) {
-                        m @ 7..=11 => m.div_ceil(2),
+                        5 => 3,
+                        7 | 8 => 4,
+                        9..=11 => 6,
                         m => m,
                     };
                     let waiting = if in_blocks { &mut waiting[row - first..] } else { &mut [][..] };
@@ -275,9 +278,9 @@ impl At<'_> {
                 2 => self.tile::<S, W, 2, P>(s, b, w),
                 3 => self.tile::<S, W, 3, P>(s, b, w),
                 4 => self.tile::<S, W, 4, P>(s, b, w),
-                5 => self.tile::<S, W, 5, P>(s, b, w),
                 6 => self.tile::<S, W, 6, P>(s, b, w),
-                _ => self.tile::<S, W, 12, P>(s, b, w),
+                12 => self.tile::<S, W, 12, P>(s, b, w),
+                _ => unreachable!("a tile of {m} rows"),
             }
         }
     }
@@ -286,7 +289,10 @@ impl At<'_> {
     /// Rows `row..row + M` and panels `panel..panel + P` lie within the operands.
     #[inline(always)]
     unsafe fn tile<S: Simd, W: Weight, const M: usize, const P: usize>(self, s: S, b: &Block<'_>, w: &[W]) {
-        let never = M > S::ROWS || (P == 1 && S::PANELS > 1 && M > LONE_ROWS) || (P == 2 && S::PANELS < 2 && M > 2);
+        let never = M > S::ROWS
+            || P > S::WIDEST
+            || (P == 1 && S::PANELS > 1 && M > LONE_ROWS)
+            || (P == 2 && S::PANELS < 2 && M > 2);
         if never {
             return; // `block` does not ask for such tiles; here so that no code is made for them
         }

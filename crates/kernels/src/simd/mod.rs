@@ -54,6 +54,8 @@ pub trait Simd: Copy {
     const ROWS: usize;
     /// Panels of the product tile for more than two rows.
     const PANELS: usize;
+    /// Most panels of any tile: 4 where registers hold them, for one row.
+    const WIDEST: usize = 4;
 
     /// `x` in every lane.
     fn splat(self, x: f32) -> Self::F;

@@ -58,6 +58,7 @@ impl Simd for Portable {
     type F = F;
     const ROWS: usize = 2;
     const PANELS: usize = 1;
+    const WIDEST: usize = 1; // every operation is many instructions: wider tiles would be code, not speed
 
     #[inline(always)]
     fn splat(self, x: f32) -> F {

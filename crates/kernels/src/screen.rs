@@ -321,15 +321,17 @@ impl Kernel for Scan<'_> {
         let one_digit = self.queries.iter().all(|q| q.used == 1);
         let mut first = 0;
         while first < self.queries.len() {
-            // Four queries share each load of the weights; two digits are for one query, which waits for memory anyway.
+            // Queries share each load of the weights; two digits are for one query, which waits for memory anyway.
             let together = match self.queries.len() - first {
                 4.. if S::WIDEST == 4 && one_digit => 4,
+                2.. if S::WIDEST == 4 && one_digit => 2,
                 _ => 1,
             };
             // SAFETY: panels below n / 16 and queries below their number lie within the slices, which `scan` checked.
             unsafe {
                 match (together, one_digit) {
                     (4, _) => self.sweep::<S, 4, 1, 1>(s, first),
+                    (2, _) => self.sweep::<S, 2, 2, 1>(s, first),
                     (_, true) if S::WIDEST == 4 => self.sweep::<S, 1, 4, 1>(s, first),
                     (_, false) if S::WIDEST == 4 => self.sweep::<S, 1, 4, 2>(s, first),
                     _ => self.sweep::<S, 1, 1, 2>(s, first),

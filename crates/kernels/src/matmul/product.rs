@@ -204,7 +204,7 @@ fn block<S: Simd, W: Weight>(s: S, b: &Block<'_>, w: &[W]) {
         1 => (1, 4),
         2 => (2, 2),
         // Rows a multiple of 4 KB apart share the 8 ways of one set of the L1 cache: 12 of them evict one another.
-        _ if b.p.lda % ALIASING == 0 => (S::ROWS.min(6), S::PANELS),
+        _ if b.p.lda.is_multiple_of(ALIASING) => (S::ROWS.min(6), S::PANELS),
         _ => (S::ROWS, S::PANELS),
     };
     let wide = wide.min(S::WIDEST);

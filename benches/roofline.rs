@@ -160,10 +160,10 @@ fn packing(isa: Isa, n: usize, k: usize) {
     });
     println!("  pack_screen/{n}x{k}: {:.2} ms (fastest {:.2})", median * 1e3, fast * 1e3);
     let mut packed = Arena::new(Panels::len(n, k) * 4).unwrap();
-    let floats: &mut [f32] = bytemuck::cast_slice_mut(packed.bytes_mut());
     let (fast, median) = time(10, || {
-        for (i, panel) in floats.chunks_exact_mut(LANES * k).enumerate() {
-            pack_panel(&std::array::from_fn(|lane| Some(each(lane, i))), panel, |x: &f32| *x);
+        for (i, panel) in packed.bytes_mut().chunks_exact_mut(LANES * k * 4).enumerate() {
+            let rows = std::array::from_fn(|lane| Some(bytemuck::cast_slice(each(lane, i))));
+            pack_panel(WeightType::F32, &rows, WeightType::F32, panel);
         }
     });
     println!(

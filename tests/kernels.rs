@@ -23,13 +23,17 @@ fn unpadded(x: &[f32], stride: usize, n: usize) -> Vec<f32> {
     x.chunks(stride).flat_map(|row| &row[..n]).copied().collect()
 }
 
-fn pack<T: Copy + Default>(w: &[f32], n: usize, k: usize, convert: impl Fn(&f32) -> T) -> Vec<T> {
-    let mut packed = vec![T::default(); Panels::len(n, k)];
-    if k > 0 {
-        for (i, panel) in packed.chunks_exact_mut(16 * k).enumerate() {
-            let rows = std::array::from_fn(|lane| (16 * i + lane < n).then(|| &w[(16 * i + lane) * k..][..k]));
-            pack_panel(&rows, panel, &convert);
-        }
+/// [n, k] packed as `to`, from f32.
+fn pack(w: &[f32], n: usize, k: usize, to: WeightType) -> Vec<f32> {
+    let bytes: &[u8] = bytemuck::cast_slice(w);
+    // f32 memory, so that it is aligned for every weight.
+    let mut packed = vec![0f32; Panels::len(n, k)];
+    let panel = 16 * k * to.size();
+    for (i, panel) in
+        bytemuck::cast_slice_mut(&mut packed)[..Panels::len(n, k) * to.size()].chunks_exact_mut(panel).enumerate()
+    {
+        let rows = std::array::from_fn(|lane| (16 * i + lane < n).then(|| &bytes[(16 * i + lane) * k * 4..][..k * 4]));
+        pack_panel(WeightType::F32, &rows, to, panel);
     }
     packed
 }
@@ -74,9 +78,13 @@ fn matmul_equals_the_plain_loop(m: usize, n: usize, k: usize, threads: usize) {
         w.iter().map(|w| f16::from_f32(*w).to_f32()).collect(),
     );
     let expected = [&w, &wb, &wh].map(|w| oracle::matmul(&a, w, m, n, k, |_, _| 0.0));
-    let packed =
-        (pack(&w, n, k, |w| *w), pack(&w, n, k, |w| bf16::from_f32(*w)), pack(&w, n, k, |w| f16::from_f32(*w)));
-    let storages = [Storage::F32(&packed.0), Storage::Bf16(&packed.1), Storage::F16(&packed.2)];
+    let packed = [WeightType::F32, WeightType::Bf16, WeightType::F16].map(|to| pack(&w, n, k, to));
+    let halves = |i: usize| &bytemuck::cast_slice::<f32, u16>(&packed[i])[..Panels::len(n, k)];
+    let storages = [
+        Storage::F32(&packed[0]),
+        Storage::Bf16(bytemuck::cast_slice(halves(1))),
+        Storage::F16(bytemuck::cast_slice(halves(2))),
+    ];
     on_every_isa(|isa| {
         for (storage, expected) in storages.iter().zip(&expected) {
             for epilogue in [Epilogue::Store, Epilogue::Add, Epilogue::Relu] {
@@ -113,6 +121,46 @@ fn matmul_without_inputs_is_zero() {
     });
     out.clear();
     matmul(Isa::best(), &Team::alone(), Product { m: 0, ..product }, &mut out, 16);
+}
+
+#[test]
+fn pack_panel_converts_every_type_to_every_type() {
+    let values: Vec<f32> = numbers(4, 16 * 37).iter().map(|x| bf16::from_f32(x.clamp(-2.0, 2.0)).to_f32()).collect();
+    let types = [WeightType::F32, WeightType::Bf16, WeightType::F16];
+    let stored = |kind| -> Vec<u8> {
+        let one = |x: &f32| match kind {
+            WeightType::F32 => x.to_le_bytes().to_vec(),
+            WeightType::Bf16 => bf16::from_f32(*x).to_le_bytes().to_vec(),
+            WeightType::F16 => f16::from_f32(*x).to_le_bytes().to_vec(),
+        };
+        values.iter().flat_map(one).collect()
+    };
+    for from in types {
+        let bytes = stored(from);
+        let mut wide = vec![0f32; values.len()];
+        widen(from, &bytes, &mut wide);
+        for to in types {
+            // One byte off, as a file's weights may lie.
+            let shifted = [&[7], &bytes[..]].concat();
+            let rows = std::array::from_fn(|lane| {
+                (lane != 5).then(|| &shifted[1 + lane * 37 * from.size()..][..37 * from.size()])
+            });
+            let mut panel = vec![1f32; 16 * 37];
+            let panel: &mut [u8] = &mut bytemuck::cast_slice_mut(&mut panel)[..16 * 37 * to.size()];
+            pack_panel(from, &rows, to, panel);
+            let mut got = vec![0f32; 16 * 37];
+            widen(to, panel, &mut got);
+            for (i, got) in got.iter().enumerate() {
+                let x = if i % 16 == 5 { 0.0 } else { wide[i % 16 * 37 + i / 16] };
+                let expected = match to {
+                    WeightType::F32 => x,
+                    WeightType::Bf16 => bf16::from_f32(x).to_f32(),
+                    WeightType::F16 => f16::from_f32(x).to_f32(),
+                };
+                assert_eq!(got.to_bits(), expected.to_bits(), "{from:?} to {to:?}, {i}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::options::Dtype;
 use half::{bf16, f16};
 use std::borrow::Cow;
 use tiny_t5_checkpoint::{Dtype as Stored, Tensor};
-use tiny_t5_kernels::{Arena, Isa, LANES, Panels, Storage, Team, WeightType, narrows, pack_panel, padded};
+use tiny_t5_kernels::{Arena, Isa, LANES, Panels, Storage, Team, WeightType, narrows, pack_panel, padded, widen};
 
 /// Bytes of weights that are packed before their file pages are let go.
 pub(crate) const RELEASE_BYTES: usize = 8 << 20;
@@ -167,12 +167,8 @@ impl Planned<'_> {
     fn pack_panel(&self, panel: usize, to: &mut [u8]) {
         let rows: [Option<Cow<'_, [u8]>>; LANES] = std::array::from_fn(|lane| self.row(panel * LANES + lane));
         // Parts begin at whole panels, so all rows of a panel are of one tensor.
-        let dtype = self.part_of(panel * LANES).map_or(Stored::F32, |(part, _)| part.tensor.dtype);
-        match dtype {
-            Stored::F32 => pack_from(&rows, |b: &[u8; 4]| f32::from_le_bytes(*b), self.matrix.kind, to),
-            Stored::BF16 => pack_from(&rows, |b: &[u8; 2]| bf16::from_le_bytes(*b).to_f32(), self.matrix.kind, to),
-            Stored::F16 => pack_from(&rows, |b: &[u8; 2]| f16::from_le_bytes(*b).to_f32(), self.matrix.kind, to),
-        }
+        let from = self.part_of(panel * LANES).map_or(WeightType::F32, |(part, _)| stored_as(part.tensor.dtype));
+        pack_panel(from, &std::array::from_fn(|lane| rows[lane].as_deref()), self.matrix.kind, to);
     }
 
     /// The part that holds a row, and the row's number in it.
@@ -213,17 +209,11 @@ impl Planned<'_> {
     }
 }
 
-fn pack_from<const B: usize>(
-    rows: &[Option<Cow<'_, [u8]>>; LANES],
-    read: impl Fn(&[u8; B]) -> f32,
-    kind: WeightType,
-    to: &mut [u8],
-) {
-    let rows = std::array::from_fn(|lane| rows[lane].as_deref().map(|row| row.as_chunks::<B>().0));
-    match kind {
-        WeightType::F32 => pack_panel(&rows, bytemuck::cast_slice_mut(to), read),
-        WeightType::Bf16 => pack_panel(&rows, bytemuck::cast_slice_mut(to), |b| bf16::from_f32(read(b)).to_bits()),
-        WeightType::F16 => pack_panel(&rows, bytemuck::cast_slice_mut(to), |b| f16::from_f32(read(b)).to_bits()),
+fn stored_as(dtype: Stored) -> WeightType {
+    match dtype {
+        Stored::F32 => WeightType::F32,
+        Stored::BF16 => WeightType::Bf16,
+        Stored::F16 => WeightType::F16,
     }
 }
 
@@ -282,19 +272,10 @@ pub(crate) fn vector(tensor: &Tensor<'_>, dtype: Dtype) -> Vec<f32> {
 /// Writes one row of a matrix as f32 into `out`, and zeros behind it.
 pub(crate) fn row(tensor: &Tensor<'_>, row: usize, dtype: Dtype, out: &mut [f32]) {
     let width = tensor.shape[1] * tensor.dtype.size();
-    let bytes = &tensor.bytes[row * width..][..width];
     let (values, rest) = out.split_at_mut(tensor.shape[1]);
-    match tensor.dtype {
-        // The common case, as one copy.
-        Stored::F32 if matches!(dtype, Dtype::Auto | Dtype::F32) => {
-            let (floats, _) = bytes.as_chunks::<4>();
-            values.iter_mut().zip(floats).for_each(|(x, b)| *x = f32::from_le_bytes(*b));
-        }
-        stored => {
-            for (x, b) in values.iter_mut().zip(bytes.chunks_exact(stored.size())) {
-                *x = round(dtype, read(stored, b));
-            }
-        }
+    widen(stored_as(tensor.dtype), &tensor.bytes[row * width..][..width], values);
+    if !matches!(dtype, Dtype::Auto | Dtype::F32) {
+        values.iter_mut().for_each(|x| *x = round(dtype, *x));
     }
     rest.fill(0.0);
 }

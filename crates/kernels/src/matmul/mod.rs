@@ -3,6 +3,6 @@
 mod panels;
 mod product;
 
-pub use panels::{Panels, Storage, WeightType, pack_panel};
+pub use panels::{Panels, Storage, WeightType, pack_panel, widen};
 pub(crate) use product::tile;
 pub use product::{Epilogue, Product, matmul};

@@ -5,6 +5,7 @@
 //! columns. All instruction sets read the same panels.
 
 use crate::simd::{LANES, padded};
+use bytemuck::Pod;
 use half::{bf16, f16};
 
 /// How weights are stored; products widen them to f32 exactly.
@@ -93,19 +94,61 @@ impl<'a> Panels<'a> {
     }
 }
 
-/// Packs 16 rows of a matrix into one panel: `panel[i][lane] = rows[lane][i]`, zero for a row that is absent.
+/// Packs 16 rows of a matrix, stored as `from`, into one panel of weights `to`: `panel[i][lane] = rows[lane][i]`, zero for a row that
+/// is absent. A narrower `to` rounds to nearest.
 ///
-/// `panel` is [k][16]; every row has at least `k` weights.
+/// `rows` are little-endian and [k] each, at any alignment; `panel` is [k][16], aligned for its weights.
 ///
 /// # Panics
-/// Where the lengths do not fit together.
-pub fn pack_panel<T: Copy + Default, U>(rows: &[Option<&[U]>; LANES], panel: &mut [T], convert: impl Fn(&U) -> T) {
-    let (steps, rest) = panel.as_chunks_mut::<LANES>();
+/// Where the lengths do not fit together, or `panel` is not aligned.
+pub fn pack_panel(from: WeightType, rows: &[Option<&[u8]>; LANES], to: WeightType, panel: &mut [u8]) {
+    // One compilation for all instruction sets: moving weights waits for memory, not for arithmetic.
+    match (from, to) {
+        (WeightType::F32, WeightType::F32) => pack(rows, panel, f32::from_le_bytes),
+        (WeightType::Bf16, WeightType::Bf16) | (WeightType::F16, WeightType::F16) => {
+            pack(rows, panel, u16::from_le_bytes);
+        }
+        (WeightType::F32, WeightType::Bf16) => pack(rows, panel, |b| bf16::from_f32(f32::from_le_bytes(b)).to_bits()),
+        (WeightType::F32, WeightType::F16) => pack(rows, panel, |b| f16::from_f32(f32::from_le_bytes(b)).to_bits()),
+        (WeightType::Bf16, WeightType::F32) => pack(rows, panel, |b| bf16::from_le_bytes(b).to_f32()),
+        (WeightType::F16, WeightType::F32) => pack(rows, panel, |b| f16::from_le_bytes(b).to_f32()),
+        (WeightType::Bf16, WeightType::F16) => {
+            pack(rows, panel, |b| f16::from_f32(bf16::from_le_bytes(b).to_f32()).to_bits());
+        }
+        (WeightType::F16, WeightType::Bf16) => {
+            pack(rows, panel, |b| bf16::from_f32(f16::from_le_bytes(b).to_f32()).to_bits());
+        }
+    }
+}
+
+fn pack<T: Pod, const B: usize>(rows: &[Option<&[u8]>; LANES], panel: &mut [u8], convert: impl Fn([u8; B]) -> T) {
+    let (steps, rest) = bytemuck::cast_slice_mut::<u8, T>(panel).as_chunks_mut::<LANES>();
     assert!(rest.is_empty());
     for (lane, row) in rows.iter().enumerate() {
         match row {
-            Some(row) => steps.iter_mut().zip(&row[..]).for_each(|(step, w)| step[lane] = convert(w)),
-            None => steps.iter_mut().for_each(|step| step[lane] = T::default()),
+            Some(row) => {
+                let (weights, _) = row.as_chunks::<B>();
+                assert_eq!(weights.len(), steps.len(), "weights of a row");
+                steps.iter_mut().zip(weights).for_each(|(step, w)| step[lane] = convert(*w));
+            }
+            None => steps.iter_mut().for_each(|step| step[lane] = T::zeroed()),
         }
+    }
+}
+
+/// Little-endian weights, at any alignment, as f32: exactly.
+///
+/// # Panics
+/// Where the lengths differ.
+pub fn widen(from: WeightType, weights: &[u8], out: &mut [f32]) {
+    assert_eq!(weights.len(), out.len() * from.size());
+    let (twos, _) = weights.as_chunks::<2>();
+    match from {
+        WeightType::F32 => {
+            let (fours, _) = weights.as_chunks::<4>();
+            out.iter_mut().zip(fours).for_each(|(x, b)| *x = f32::from_le_bytes(*b));
+        }
+        WeightType::Bf16 => out.iter_mut().zip(twos).for_each(|(x, b)| *x = bf16::from_le_bytes(*b).to_f32()),
+        WeightType::F16 => out.iter_mut().zip(twos).for_each(|(x, b)| *x = f16::from_le_bytes(*b).to_f32()),
     }
 }

@@ -203,8 +203,9 @@ fn attention_is_near_plain_loops_and_equal_everywhere() {
         }
         let (q, rest) = rows.split_at(len * width);
         let (k, v) = rest.split_at(len * width);
-        let mut keys = vec![0.0; Keys::key_floats(len, heads, d_kv)];
-        Keys::write(&mut keys, 0, k, width, heads, d_kv);
+        let key_head = Keys::key_floats(len, d_kv);
+        let mut keys = vec![0.0; heads * key_head];
+        Keys::write(&mut keys, key_head, 0, k, width, d_kv);
         let stride = 2 * len - 1 + 16;
         let table = small(9, heads * stride);
         for causal in [false, true] {
@@ -213,7 +214,7 @@ fn attention_is_near_plain_loops_and_equal_everywhere() {
                 let all = Attention {
                     rows: 0..len,
                     position: 0,
-                    keys: Keys { keys: &keys, values: v, value_stride: width, len },
+                    keys: Keys { keys: &keys, key_head, values: v, value_head: padded(d_kv), value_stride: width, len },
                     bias,
                     causal,
                 };

@@ -1,6 +1,6 @@
 //! The bytes of a weight file, wherever they lie: mapped, read, or part of the program.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::ops::Deref;
 use std::path::Path;
@@ -20,7 +20,13 @@ pub(crate) enum Bytes {
 impl Bytes {
     /// The whole file at `path`: mapped with the feature `mmap`, else read.
     pub(crate) fn open(path: &Path) -> Result<Bytes, Error> {
+        Bytes::open_with_metadata(path).map(|(bytes, _)| bytes)
+    }
+
+    /// [`Bytes::open`], and what the system says about the file that was opened.
+    pub(crate) fn open_with_metadata(path: &Path) -> Result<(Bytes, Metadata), Error> {
         let file = open_regular(path)?;
+        let metadata = file.metadata().map_err(io_error(path))?;
         #[cfg(feature = "mmap")]
         let bytes = crate::mmap::Map::new(&file).map(Bytes::Mapped);
         #[cfg(not(feature = "mmap"))]
@@ -29,7 +35,7 @@ impl Bytes {
             let mut all = Vec::new();
             file.read_to_end(&mut all).map(|_| Bytes::Read(all))
         };
-        bytes.map_err(io_error(path))
+        Ok((bytes.map_err(io_error(path))?, metadata))
     }
 
     /// Gives mapped pages back to the system; they are read again when touched.

@@ -29,7 +29,7 @@ pub struct Checkpoint {
     generation_config: Option<String>,
     /// The weight file, or the index of its shards, for messages about what is missing.
     weights: String,
-    tensors: Tensors,
+    pub(crate) tensors: Tensors,
 }
 
 impl Checkpoint {
@@ -75,7 +75,7 @@ impl Checkpoint {
         let file = FORMS[0].0;
         let config = Config::parse(config)?;
         let mut tensors = Tensors::default();
-        tensors.add(file, Bytes::Static(weights), safetensors::read(file, weights)?)?;
+        tensors.add(file, Bytes::Static(weights), None, safetensors::read(file, weights)?)?;
         let generation_config = generation_config.map(str::to_owned);
         Ok(Checkpoint::new(None, config, generation_config, file.to_owned(), tensors))
     }
@@ -182,7 +182,8 @@ fn open_weights(dir: &Path) -> Result<(String, Tensors), Error> {
         };
         let mut tensors = Tensors::default();
         for file in files {
-            let bytes = Bytes::open(&dir.join(&file))?;
+            let path = dir.join(&file);
+            let (bytes, metadata) = Bytes::open_with_metadata(&path)?;
             if bytes.starts_with(b"version https://git-lfs") {
                 return Err(Error::malformed(
                     &file,
@@ -192,7 +193,7 @@ fn open_weights(dir: &Path) -> Result<(String, Tensors), Error> {
                 ));
             }
             let found = read(&file, &bytes)?;
-            tensors.add(&file, bytes, found)?;
+            tensors.add(&file, bytes, Some((path, metadata)), found)?;
         }
         return Ok((name.to_owned(), tensors));
     }

@@ -28,6 +28,7 @@ mod error;
 #[cfg(feature = "mmap")]
 mod mmap;
 pub mod names;
+mod panel_cache;
 mod pytorch;
 mod safetensors;
 mod shards;
@@ -36,4 +37,5 @@ mod tensors;
 pub use checkpoint::Checkpoint;
 pub use config::{Activation, Architecture, Config, ModelType};
 pub use error::Error;
+pub use panel_cache::{PanelCache, Panels, Sum};
 pub use tensors::{Dtype, Tensor};

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fmt;
+use std::fs::Metadata;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::bytes::Bytes;
 use crate::error::{Error, shown};
+use crate::panel_cache::{Identity, Sum};
 
 /// How a weight's elements are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -87,6 +90,8 @@ pub(crate) enum Data {
 struct WeightFile {
     name: String,
     bytes: Bytes,
+    /// Where it lies and what the system says about it; none for bytes in memory.
+    on_disk: Option<(PathBuf, Metadata)>,
 }
 
 #[derive(Debug)]
@@ -106,9 +111,15 @@ pub(crate) struct Tensors {
 
 impl Tensors {
     /// Takes over a file and the tensors found in it.
-    pub(crate) fn add(&mut self, file: &str, bytes: Bytes, found: Vec<Found>) -> Result<(), Error> {
+    pub(crate) fn add(
+        &mut self,
+        file: &str,
+        bytes: Bytes,
+        on_disk: Option<(PathBuf, Metadata)>,
+        found: Vec<Found>,
+    ) -> Result<(), Error> {
         let index = self.files.len();
-        self.files.push(WeightFile { name: file.to_owned(), bytes });
+        self.files.push(WeightFile { name: file.to_owned(), bytes, on_disk });
         for tensor in found {
             check_type(file, &tensor)?;
             let held = Held { file: index, dtype: tensor.dtype, shape: tensor.shape, data: tensor.data };
@@ -160,6 +171,18 @@ impl Tensors {
 
     pub(crate) fn bytes_on_disk(&self) -> u64 {
         self.files.iter().map(|file| file.bytes.len() as u64).sum()
+    }
+
+    /// What tells the weight files from others without reading them; none where they are not files.
+    pub(crate) fn identity(&self) -> Option<Identity> {
+        let files: Option<Vec<_>> = self.files.iter().map(|file| file.on_disk.as_ref()).collect();
+        Identity::of(files?.into_iter().map(|(path, metadata)| (path.as_path(), metadata)))
+    }
+
+    /// The sum of all bytes of the weight files.
+    pub(crate) fn content(&self, sum: Sum<'_>) -> u128 {
+        let sums: Vec<u8> = self.files.iter().flat_map(|file| sum(&file.bytes).to_le_bytes()).collect();
+        sum(&sums)
     }
 
     pub(crate) fn release(&self) {

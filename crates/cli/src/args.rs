@@ -59,6 +59,9 @@ pub(crate) struct ModelArgs {
     /// Tokens that a source may have, its end token included; left out: 16384
     #[arg(long, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true)]
     max_source_tokens: Option<usize>,
+    /// A folder where packed weights are kept, so that later starts pack nothing
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
 }
 
 /// How wide weights are kept.
@@ -96,6 +99,7 @@ impl ModelArgs {
         };
         load.threads = self.threads;
         load.max_source_tokens = self.max_source_tokens;
+        load.cache = self.cache.clone();
         let t5 = match &self.model {
             Some(model) => T5::open_with(model, &load)?,
             None => T5::embedded(&load)?,

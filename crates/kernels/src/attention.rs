@@ -20,40 +20,43 @@ use std::ops::Range;
 /// The keys and values of one sequence, all heads.
 #[derive(Clone, Copy, Debug)]
 pub struct Keys<'a> {
-    /// `[positions / 16][num_heads][d_kv][16]`; see [`Keys::write`].
+    /// A head: `[positions / 16][d_kv][16]`; see [`Keys::write`].
     pub keys: &'a [f32],
-    /// `[positions, value_stride]`, of which the first num_heads * padded(d_kv) are the values.
+    /// Floats from a head's keys to the next one's.
+    pub key_head: usize,
+    /// A head: `[positions, value_stride]`, of which the first d_kv are the values and up to padded(d_kv) are there.
     pub values: &'a [f32],
-    /// Row stride of `values`.
+    /// Floats from a head's values to the next one's.
+    pub value_head: usize,
+    /// Floats from a position's values to the next one's.
     pub value_stride: usize,
     /// Positions.
     pub len: usize,
 }
 
 impl Keys<'_> {
-    /// Floats that the keys of `len` positions take.
+    /// Floats that the keys of a head take for `len` positions.
     #[must_use]
-    pub fn key_floats(len: usize, heads: usize, d_kv: usize) -> usize {
-        padded(len) * heads * d_kv
+    pub fn key_floats(len: usize, d_kv: usize) -> usize {
+        padded(len) * d_kv
     }
 
-    /// Writes the keys of positions `first..` into their panels.
+    /// Writes the keys of positions `first..` into their panels; a head's keys are `key_head` floats.
     ///
     /// `rows` is [positions, stride]; head h of a row begins at h * padded(d_kv). `keys` must reach to the last position.
     ///
     /// # Panics
     /// Where a length does not fit.
-    pub fn write(keys: &mut [f32], first: usize, rows: &[f32], stride: usize, heads: usize, d_kv: usize) {
-        let panel = heads * d_kv * LANES;
+    pub fn write(keys: &mut [f32], key_head: usize, first: usize, rows: &[f32], stride: usize, d_kv: usize) {
+        let panel = d_kv * LANES;
         let count = rows.len().div_ceil(stride);
         let mut i = 0;
         while i < count {
             // All rows of a panel, head by head: 4 KB of the panel stay in the cache while 16 rows pass.
             let (block, lane) = ((first + i) / LANES, (first + i) % LANES);
             let together = (LANES - lane).min(count - i);
-            let panel = &mut keys[block * panel..(block + 1) * panel];
-            for (head, panel) in panel.chunks_exact_mut(d_kv * LANES).enumerate() {
-                let (steps, _) = panel.as_chunks_mut::<LANES>();
+            for (head, keys) in keys.chunks_exact_mut(key_head).enumerate() {
+                let (steps, _) = keys[block * panel..(block + 1) * panel].as_chunks_mut::<LANES>();
                 for (j, row) in rows[i * stride..].chunks(stride).take(together).enumerate() {
                     let key = &row[head * padded(d_kv)..][..d_kv];
                     for (step, x) in steps.iter_mut().zip(key) {
@@ -158,9 +161,11 @@ fn check(shape: Heads, a: &Attention<'_>, queries: usize, query_stride: usize, o
     let width = heads * padded(d_kv);
     assert!(query_stride >= width && queries >= a.rows.end.saturating_sub(1) * query_stride + width, "queries");
     assert!(out >= a.rows.end * width, "outputs");
-    assert!(a.keys.len > 0 && a.keys.keys.len() >= Keys::key_floats(a.keys.len, heads, d_kv), "keys");
-    assert!(a.keys.value_stride >= width, "values");
-    assert!(a.keys.values.len() >= (a.keys.len - 1) * a.keys.value_stride + width, "values");
+    let Keys { keys, key_head, values, value_head, value_stride, len } = a.keys;
+    let reach = |head: usize, floats: usize| heads.saturating_sub(1).saturating_mul(head).saturating_add(floats);
+    assert!(len > 0 && keys.len() >= reach(key_head, Keys::key_floats(len, d_kv)), "keys");
+    let last = (len - 1).saturating_mul(value_stride).saturating_add(padded(d_kv));
+    assert!(values.len() >= reach(value_head, last), "values");
     let end = a.position + a.rows.len();
     assert!(!a.causal || a.keys.len >= end, "a causal query needs its own key");
     if let Some(bias) = a.bias {
@@ -251,7 +256,7 @@ impl Head<'_> {
         stride: usize,
     ) {
         let d_kv = self.d_kv;
-        let panel = self.heads * d_kv * LANES;
+        let panel = d_kv * LANES;
         let panels = stride / LANES;
         let mut block = 0;
         while block < panels {
@@ -292,7 +297,7 @@ impl Head<'_> {
                 });
             }
             let q = self.queries.as_ptr().add(row * self.query_stride + self.head * padded(d_kv));
-            let k = self.a.keys.keys.as_ptr().add(block * panel + self.head * d_kv * LANES);
+            let k = self.a.keys.keys.as_ptr().add(self.head * self.a.keys.key_head + block * panel);
             let sums = tile::<S, f32, M, P>(s, d_kv, (q, self.query_stride), (k, panel, LANES), acc);
             let to = self.scores.as_mut_ptr().add(block * LANES);
             unrolled!(M, m => {
@@ -339,14 +344,13 @@ impl Head<'_> {
         column: usize,
     ) {
         let width = self.heads * padded(self.d_kv);
-        let column = self.head * padded(self.d_kv) + column;
-        let values = self.a.keys.value_stride;
-        // SAFETY: `len` rows of values are there, each `width` floats; so are M rows of scores and of the output.
+        let Keys { values, value_head, value_stride, .. } = self.a.keys;
+        // SAFETY: `len` rows of values are there, each padded(d_kv) floats; so are M rows of scores and of the output.
         unsafe {
-            let v = self.a.keys.values.as_ptr().add(column);
+            let v = values.as_ptr().add(self.head * value_head + column);
             let zero = [[s.splat(0.0); P]; M];
-            let sums = tile::<S, f32, M, P>(s, len, (self.scores.as_ptr(), stride), (v, LANES, values), zero);
-            let to = self.out.0.add(row * width + column);
+            let sums = tile::<S, f32, M, P>(s, len, (self.scores.as_ptr(), stride), (v, LANES, value_stride), zero);
+            let to = self.out.0.add(row * width + self.head * padded(self.d_kv) + column);
             unrolled!(M, m => {
                 unrolled!(P of 4, p => { s.store(to.add(m * width + p * LANES), sums[m][p]); });
             });

@@ -69,11 +69,23 @@ impl ColumnScales {
             let exponent = if rms > 0.0 && rms.is_finite() { rms.log2().round().clamp(-40.0, 40.0) } else { 0.0 };
             exponent.exp2() as f32
         };
-        let mut scale: Vec<f32> = squares.into_iter().map(scale).collect();
-        let mut inverse: Vec<f32> = scale.iter().map(|c| 1.0 / c).collect();
-        scale.resize(padded(k), 1.0);
-        inverse.resize(padded(k), 0.0);
+        ColumnScales::from_scales(&squares.into_iter().map(scale).collect::<Vec<_>>())
+    }
+
+    /// Scales that [`ColumnScales::scales`] told.
+    #[must_use]
+    pub fn from_scales(scales: &[f32]) -> ColumnScales {
+        let k = scales.len();
+        let (mut scale, mut inverse) = (vec![1.0; padded(k)], vec![0.0; padded(k)]);
+        scale[..k].copy_from_slice(scales);
+        inverse.iter_mut().zip(scales).for_each(|(inverse, scale)| *inverse = 1.0 / scale);
         ColumnScales { k, scale, inverse }
+    }
+
+    /// The power of two of each column [k].
+    #[must_use]
+    pub fn scales(&self) -> &[f32] {
+        &self.scale[..self.k]
     }
 }
 

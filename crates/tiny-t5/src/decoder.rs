@@ -53,8 +53,7 @@ pub(crate) fn attend_to(
     }
     let caches = &mut state.sources[first..first + sources.len()];
     for (cache, source) in caches.iter_mut().zip(sources) {
-        cache.reset(decoder.blocks.len(), heads, d_kv);
-        cache.reserve(source.len());
+        cache.reset(decoder.blocks.len(), heads, d_kv, source.len());
     }
     let rows: usize = sources.iter().map(|source| source.len()).sum();
     for (i, block) in decoder.blocks.iter().enumerate() {
@@ -80,8 +79,7 @@ pub(crate) fn begin(model: &Model, state: &mut DecoderState, decoder: &Stack, co
         state.caches.resize_with(count, KvCache::default);
     }
     for cache in &mut state.caches[..count] {
-        cache.reset(decoder.blocks.len(), heads.heads, heads.d_kv);
-        cache.reserve(len);
+        cache.reset(decoder.blocks.len(), heads.heads, heads.d_kv, len);
     }
 }
 

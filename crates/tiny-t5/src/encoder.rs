@@ -2,7 +2,7 @@
 
 use crate::model::Model;
 use crate::stack::{BiasTables, Exec, Scratch, room};
-use tiny_t5_kernels::{Attention, Epilogue, Keys, attention};
+use tiny_t5_kernels::{Attention, Epilogue, Keys, attention, padded};
 
 /// Buffers of the encoder, kept from call to call.
 #[derive(Debug, Default)]
@@ -31,8 +31,8 @@ pub(crate) fn encode(
     scratch.for_team(exec.team);
 
     model.embed(sources.iter().copied().flatten().copied(), room(&mut scratch.x, rows * stride));
-    let key_floats: usize = sources.iter().map(|s| Keys::key_floats(s.len(), heads, d_kv)).sum();
-    let spans = Spans::new(sources, |len| Keys::key_floats(len, heads, d_kv));
+    let key_floats: usize = sources.iter().map(|s| heads * Keys::key_floats(s.len(), d_kv)).sum();
+    let spans = Spans::new(sources, |len| heads * Keys::key_floats(len, d_kv));
     for (i, block) in stack.blocks.iter().enumerate() {
         {
             let Scratch { x, normed, projected, attended, scores, .. } = scratch;
@@ -44,15 +44,21 @@ pub(crate) fn encode(
             let keys = room(&mut state.keys, key_floats);
             for span in &spans.0 {
                 let k = &qkv[span.rows.start * 3 * inner..span.rows.end * 3 * inner][inner..];
-                Keys::write(&mut keys[span.keys.clone()], 0, k, 3 * inner, heads, d_kv);
+                Keys::write(&mut keys[span.keys.clone()], span.keys.len() / heads, 0, k, 3 * inner, d_kv);
             }
             let keys = &*keys;
             let bias = state.bias.of(i);
             let sequence = |i: usize| {
                 let span = &spans.0[i];
-                let values = &qkv[span.rows.start * 3 * inner + 2 * inner..];
-                let keys =
-                    Keys { keys: &keys[span.keys.clone()], values, value_stride: 3 * inner, len: span.rows.len() };
+                let keys = Keys {
+                    keys: &keys[span.keys.clone()],
+                    key_head: span.keys.len() / heads,
+                    // Where the projection left them: a tile of queries reads them once.
+                    values: &qkv[span.rows.start * 3 * inner + 2 * inner..],
+                    value_head: padded(d_kv),
+                    value_stride: 3 * inner,
+                    len: span.rows.len(),
+                };
                 Attention { rows: span.rows.clone(), position: 0, keys, bias: Some(bias), causal: false }
             };
             let attended = room(attended, rows * inner);

@@ -5,6 +5,7 @@
 //! product's, ties and all, at a quarter of its bytes. Where the bounds do not help (numbers that are not finite, too many
 //! survivors, a processor that changes every score) the full product runs.
 
+use crate::cache::Block;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::stack::{Exec, room};
@@ -18,6 +19,8 @@ use tiny_t5_kernels::{
 
 /// Weights from which a screen is worth its making; below it the full product is as fast.
 const SCREEN_FROM: usize = 1 << 20;
+/// The screen in the panel cache.
+const SCREEN_ENTRY: &str = "screen";
 /// Survivors beyond which the full product is faster.
 const MAX_SURVIVORS: usize = 512;
 
@@ -34,7 +37,7 @@ pub(crate) struct LmHead {
 /// A screen in memory.
 #[derive(Debug)]
 struct Packing {
-    arena: Arena,
+    block: Block,
     scales: ColumnScales,
 }
 
@@ -78,7 +81,8 @@ impl LmHead {
         if let Some(packed) = self.packed.get() {
             return Ok(packed);
         }
-        let mut plan = Plan::new(exec.isa, model.dtype);
+        let cache = model.cache.as_ref().map(|cache| (cache, "head"));
+        let mut plan = Plan::new(exec.isa, model.dtype, cache, exec.team);
         let matrix = plan.rows(&[self.tensor(model)]);
         let packed = plan.pack(exec.team, || model.checkpoint.release())?;
         Ok(self.packed.get_or_init(|| (packed, matrix)))
@@ -107,6 +111,31 @@ impl LmHead {
         if let Some(screen) = self.screen.get() {
             return Ok(screen.as_ref());
         }
+        let packing = match self.kept_screen(model, exec)? {
+            Some(kept) => Some(kept),
+            None => self.pack_screen(model, exec)?,
+        };
+        Ok(self.screen.get_or_init(|| packing).as_ref())
+    }
+
+    /// The screen as the cache has it.
+    fn kept_screen(&self, model: &Model, exec: Exec<'_>) -> Result<Option<Packing>> {
+        let (n, k) = (model.config().vocab_size, model.config().d_model);
+        let Some(kept) = model.cache.as_ref().and_then(|cache| cache.get(SCREEN_ENTRY, exec.team)) else {
+            return Ok(None);
+        };
+        let scales: Vec<f32> = kept.notes().as_chunks().0.iter().map(|x| f32::from_le_bytes(*x)).collect();
+        if scales.len() != k || kept.data().len() != screen_bytes(n, k) {
+            return Ok(None);
+        }
+        let bytes = screen_bytes(n, k);
+        let block = Block::kept(kept).map_err(|source| Error::Memory { what: "LM head screen", bytes, source })?;
+        Ok(Some(Packing { block, scales: ColumnScales::from_scales(&scales) }))
+    }
+
+    /// Makes the screen; none where the matrix has numbers that are not finite.
+    fn pack_screen(&self, model: &Model, exec: Exec<'_>) -> Result<Option<Packing>> {
+        let (n, k) = (model.config().vocab_size, model.config().d_model);
         let tensor = self.tensor(model);
         let row = |i: usize, out: &mut [f32]| weights::row(&tensor, i, model.dtype, out);
         // A thousand rows show which columns are outliers; the first ones, since others would bring all pages of the file.
@@ -136,8 +165,14 @@ impl LmHead {
             });
             model.checkpoint.release();
         }
-        let packing = holds.into_inner().then_some(Packing { arena, scales });
-        Ok(self.screen.get_or_init(|| packing).as_ref())
+        if !holds.into_inner() {
+            return Ok(None);
+        }
+        if let Some(cache) = &model.cache {
+            let notes: Vec<u8> = scales.scales().iter().flat_map(|x| x.to_le_bytes()).collect();
+            cache.put(SCREEN_ENTRY, &notes, arena.bytes(), exec.team);
+        }
+        Ok(Some(Packing { block: Block::Made(arena), scales }))
     }
 
     /// The id with the best score of each row, the first of equals: what the full logits, processed, would give.
@@ -183,7 +218,7 @@ impl LmHead {
     ) -> Result<()> {
         let (n, k, stride) = (model.config().vocab_size, model.config().d_model, model.shape.stride());
         let width = padded(n);
-        let screen = Screen::new(n, k, packing.arena.bytes());
+        let screen = Screen::new(n, k, packing.block.bytes());
         choice.queries.resize_with(SCREEN_ROWS, Query::default);
         choice.apart.resize_with(SCREEN_ROWS, Vec::new);
         let hidden = |row: usize| &hidden[row * stride..][..k];

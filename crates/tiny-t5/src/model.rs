@@ -1,8 +1,9 @@
 //! A checkpoint's tensors, assembled: which tensor is which matrix, packed and ready to compute.
 
+use crate::cache::Cache;
 use crate::error::{Error, Result, one_line};
 use crate::lm_head::LmHead;
-use crate::options::Dtype;
+use crate::options::{Dtype, Load};
 use crate::stack::{Block, CrossAttention, FeedForward, Shape, Stack};
 use crate::weights::{self, Heads, Matrix, Packed, Plan};
 use std::collections::BTreeSet;
@@ -16,6 +17,8 @@ pub(crate) struct Model {
     pub(crate) shape: Shape,
     pub(crate) dtype: Dtype,
     pub(crate) packed: Packed,
+    /// Where packed weights are kept from start to start.
+    pub(crate) cache: Option<Cache>,
     pub(crate) encoder: Stack,
     pub(crate) decoder: Option<Stack>,
     pub(crate) head: Head,
@@ -54,10 +57,15 @@ const EMBEDDINGS: [&str; 4] =
     ["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"];
 
 impl Model {
-    pub(crate) fn load(checkpoint: Checkpoint, isa: Isa, team: &Team, dtype: Dtype) -> Result<Model> {
+    pub(crate) fn load(checkpoint: Checkpoint, isa: Isa, team: &Team, load: &Load) -> Result<Model> {
+        let dtype = load.dtype;
+        let cache = match &load.cache {
+            Some(dir) => Cache::open(dir, &checkpoint, dtype, team)?,
+            None => None,
+        };
         let config = checkpoint.config().clone();
         let mut reader = Reader { checkpoint: &checkpoint, config: &config, dtype, used: BTreeSet::new() };
-        let mut plan = Plan::new(isa, dtype);
+        let mut plan = Plan::new(isa, dtype, cache.as_ref().map(|cache| (cache, "layers")), team);
         let shape = Shape {
             d_model: config.d_model,
             heads: Heads { heads: config.num_heads, d_kv: config.d_kv },
@@ -76,7 +84,7 @@ impl Model {
         let packed = plan.pack(team, || checkpoint.release())?;
         let scaled = config.scale_decoder_outputs && matches!(head, Head::Lm(_));
         let decoder_scale = scaled.then(|| (config.d_model as f64).powf(-0.5) as f32);
-        Ok(Model { shape, dtype, packed, encoder, decoder, head, decoder_scale, embedding, unused, checkpoint })
+        Ok(Model { shape, dtype, packed, encoder, decoder, head, decoder_scale, embedding, unused, cache, checkpoint })
     }
 
     pub(crate) fn config(&self) -> &Config {

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result, one_line};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::path::PathBuf;
 
 /// How wide weights are kept. Computing is in f32 always.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -29,6 +30,10 @@ pub struct Load {
     pub threads: Option<usize>,
     /// Tokens that a source may have, its end token included; 16384 where absent.
     pub max_source_tokens: Option<usize>,
+    /// A folder where packed weights are kept, so that later starts pack nothing; made where it is absent. It takes about as much
+    /// disk as the weights, an entry is made anew where the checkpoint changed, and the folder may be emptied at any time. Who may
+    /// write there decides what the model computes, as with the checkpoint itself. Models from memory are not kept.
+    pub cache: Option<PathBuf>,
 }
 
 /// A value that JSON writes alone or as a list.

@@ -1,5 +1,6 @@
 //! The model as its users see it.
 
+use crate::cache::Cache;
 use crate::decoder::DecoderState;
 use crate::error::{Error, Result, one_line};
 use crate::generate::{self, Finish, Settings, State, Timings};
@@ -197,7 +198,7 @@ impl T5 {
             Some(text) => Generate::from_generation_config(text)?,
             None => Generate::from_config(&checkpoint.config().raw)?,
         };
-        let pack = |checkpoint| Team::enter(threads, |team| Model::load(checkpoint, isa, team, load.dtype));
+        let pack = |checkpoint| Team::enter(threads, |team| Model::load(checkpoint, isa, team, load));
         // Weights and tokenizer side by side.
         let (model, tokenizer) = match threads {
             1 => (pack(checkpoint), open_tokenizer()),
@@ -214,6 +215,9 @@ impl T5 {
                 n => format!(" and {n} more"),
             };
             notes.push(format!("tensors that this model does not use: {}{others}", one_line(first)));
+        }
+        if let Some(failure) = model.cache.as_ref().and_then(Cache::failure) {
+            notes.push(format!("the panel cache was not written: {failure}"));
         }
         let inner = Inner {
             model,

@@ -7,11 +7,12 @@
 //! Heads are padded to whole registers: the rows of q, k and v and the columns of o of a head are followed by zeros up
 //! to the next multiple of 16. Where d_kv is a multiple of 16, as in every released T5, nothing is added.
 
+use crate::cache::{Block, Cache};
 use crate::error::{Error, Result};
 use crate::options::Dtype;
 use half::{bf16, f16};
 use std::borrow::Cow;
-use tiny_t5_checkpoint::{Dtype as Stored, Tensor};
+use tiny_t5_checkpoint::{Dtype as Stored, Panels as Kept, Tensor};
 use tiny_t5_kernels::{Arena, Isa, LANES, Panels, Storage, Team, WeightType, narrows, pack_panel, padded, widen};
 
 /// Bytes of weights that are packed before their file pages are let go.
@@ -64,11 +65,16 @@ pub(crate) struct Plan<'a> {
     dtype: Dtype,
     planned: Vec<Planned<'a>>,
     bytes: usize,
+    /// The cache, the entry's name, and the entry if there is one.
+    cache: Option<(&'a Cache, &'static str)>,
+    kept: Option<Kept>,
 }
 
 impl<'a> Plan<'a> {
-    pub(crate) fn new(isa: Isa, dtype: Dtype) -> Plan<'a> {
-        Plan { isa, dtype, planned: Vec::new(), bytes: 0 }
+    /// `cache` may hold the whole plan as the entry of that name.
+    pub(crate) fn new(isa: Isa, dtype: Dtype, cache: Option<(&'a Cache, &'static str)>, team: &Team) -> Plan<'a> {
+        let kept = cache.and_then(|(cache, what)| cache.get(what, team));
+        Plan { isa, dtype, planned: Vec::new(), bytes: 0, cache, kept }
     }
 
     /// Tensors [out, in] one under the other, each padded with zero rows to whole registers.
@@ -91,12 +97,18 @@ impl<'a> Plan<'a> {
     fn add(&mut self, parts: Vec<Part<'a>>, column_heads: Option<Heads>) -> Matrix {
         let n = parts.iter().map(|p| p.rows).sum();
         let k = column_heads.map_or(parts[0].tensor.shape[1], Heads::width);
-        let kind = self.width_of(&parts);
+        let kind = self.kept_kind(n, k).unwrap_or_else(|| self.width_of(&parts));
         let matrix = Matrix { n, k, kind, offset: self.bytes };
         // Each matrix begins on a cache line.
         self.bytes += (Panels::len(n, k) * kind.size()).next_multiple_of(64);
         self.planned.push(Planned { matrix, parts, column_heads });
         matrix
+    }
+
+    /// The width of the next matrix, as the cache's entry has it: finding it out may mean reading the whole tensor.
+    fn kept_kind(&self, n: usize, k: usize) -> Option<WeightType> {
+        let note = self.kept.as_ref()?.notes().as_chunks::<NOTE>().0.get(self.planned.len())?;
+        [WeightType::F32, WeightType::Bf16, WeightType::F16].into_iter().find(|kind| note_of(n, k, *kind) == *note)
     }
 
     /// The narrowest width that keeps every weight as it is, or the one that was asked for.
@@ -128,8 +140,24 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Packs everything; calls `release` now and then, so that file pages that were packed do not pile up in memory.
-    pub(crate) fn pack(self, team: &Team, release: impl Fn()) -> Result<Packed> {
+    /// Everything packed: as the cache has it, or now. Calls `release` now and then, so that file pages that were packed do not
+    /// pile up in memory.
+    pub(crate) fn pack(mut self, team: &Team, release: impl Fn()) -> Result<Packed> {
+        let bytes = self.bytes;
+        let memory = |source| Error::Memory { what: "packed weights", bytes, source };
+        let matrices = self.planned.iter().map(|planned| planned.matrix);
+        let notes: Vec<u8> = matrices.flat_map(|m| note_of(m.n, m.k, m.kind)).collect();
+        if let Some(kept) = self.kept.take().filter(|kept| kept.notes() == notes && kept.data().len() == bytes) {
+            return Ok(Packed { block: Block::kept(kept).map_err(memory)? });
+        }
+        let arena = self.pack_now(team, release)?;
+        if let Some((cache, what)) = self.cache {
+            cache.put(what, &notes, arena.bytes(), team);
+        }
+        Ok(Packed { block: Block::Made(arena) })
+    }
+
+    fn pack_now(&self, team: &Team, release: impl Fn()) -> Result<Arena> {
         let bytes = self.bytes;
         let mut arena = Arena::new(bytes).map_err(|source| Error::Memory { what: "packed weights", bytes, source })?;
         // One job a panel, each with its own part of the arena.
@@ -159,7 +187,7 @@ impl<'a> Plan<'a> {
             });
             release();
         }
-        Ok(Packed { arena })
+        Ok(arena)
     }
 }
 
@@ -209,6 +237,21 @@ impl Planned<'_> {
     }
 }
 
+/// Bytes of a matrix's shape and width in the notes of a cache entry.
+const NOTE: usize = 24;
+
+fn note_of(n: usize, k: usize, kind: WeightType) -> [u8; NOTE] {
+    let mut note = [0; NOTE];
+    note[..8].copy_from_slice(&(n as u64).to_le_bytes());
+    note[8..16].copy_from_slice(&(k as u64).to_le_bytes());
+    note[16] = match kind {
+        WeightType::F32 => 0,
+        WeightType::Bf16 => 1,
+        WeightType::F16 => 2,
+    };
+    note
+}
+
 fn stored_as(dtype: Stored) -> WeightType {
     match dtype {
         Stored::F32 => WeightType::F32,
@@ -220,12 +263,12 @@ fn stored_as(dtype: Stored) -> WeightType {
 /// The packed matrices of a plan.
 #[derive(Debug)]
 pub(crate) struct Packed {
-    arena: Arena,
+    block: Block,
 }
 
 impl Packed {
     pub(crate) fn panels(&self, m: &Matrix) -> Panels<'_> {
-        let bytes = &self.arena.bytes()[m.offset..][..Panels::len(m.n, m.k) * m.kind.size()];
+        let bytes = &self.block.bytes()[m.offset..][..Panels::len(m.n, m.k) * m.kind.size()];
         let data = match m.kind {
             WeightType::F32 => Storage::F32(bytemuck::cast_slice(bytes)),
             WeightType::Bf16 => Storage::Bf16(bytemuck::cast_slice(bytes)),
@@ -235,7 +278,7 @@ impl Packed {
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.arena.bytes().len()
+        self.block.bytes().len()
     }
 }
 

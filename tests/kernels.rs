@@ -287,6 +287,40 @@ fn log_sum_exp_is_near_f64() {
 }
 
 #[test]
+fn log_softmax_row_takes_the_sum_from_each() {
+    for n in SIZES.into_iter().chain([1000]) {
+        let logits = numbers(6, n);
+        on_every_isa(|isa| {
+            let mut got = logits.clone();
+            log_softmax_row(isa, &mut got);
+            let sum = log_sum_exp(isa, &logits);
+            assert!(got.iter().zip(&logits).all(|(got, x)| got.to_bits() == (x - sum).to_bits()), "{n}");
+        });
+    }
+}
+
+#[test]
+fn block_maxima_are_the_largest_and_infinity_where_one_is_no_number() {
+    for n in SIZES.into_iter().chain([1, BLOCK, 5 * BLOCK + 3, 1000]) {
+        let mut scores = numbers(7, n);
+        scores.iter_mut().skip(2 * BLOCK).take(BLOCK).for_each(|x| *x = f32::NEG_INFINITY);
+        if let Some(x) = scores.get_mut(4 * BLOCK - 1) {
+            *x = f32::NAN;
+        }
+        let largest = |block: &[f32]| match block.iter().any(|x| x.is_nan()) {
+            true => f32::INFINITY,
+            false => block.iter().copied().fold(f32::NEG_INFINITY, f32::max),
+        };
+        let expected: Vec<f32> = scores.chunks(BLOCK).map(largest).collect();
+        on_every_isa(|isa| {
+            let mut got = vec![1.0];
+            block_maxima(isa, &scores, &mut got);
+            assert_eq!(got, expected, "{n}");
+        });
+    }
+}
+
+#[test]
 fn narrows_finds_exact_bf16_and_f16() {
     let bytes = |x: &[f32]| -> Vec<[u8; 4]> { x.iter().map(|x| x.to_le_bytes()).collect() };
     for isa in Isa::available() {

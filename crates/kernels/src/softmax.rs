@@ -85,3 +85,57 @@ impl Kernel for LogSumExp<'_> {
 pub fn log_sum_exp(isa: Isa, logits: &[f32]) -> f32 {
     isa.run(LogSumExp(logits))
 }
+
+struct LogSoftmaxRow<'a>(&'a mut [f32]);
+
+impl Kernel for LogSoftmaxRow<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let sum = LogSumExp(self.0).run(s);
+        let (lanes, rest) = self.0.as_chunks_mut::<LANES>();
+        for x in lanes {
+            s.write(s.sub(s.load_array(x), s.splat(sum)), x);
+        }
+        rest.iter_mut().for_each(|x| *x -= sum);
+    }
+}
+
+/// Turns logits into log-probabilities: takes [`log_sum_exp`] away from each.
+pub fn log_softmax_row(isa: Isa, logits: &mut [f32]) {
+    isa.run(LogSoftmaxRow(logits));
+}
+
+/// Scores of which [`block_maxima`] tells the largest.
+pub const BLOCK: usize = 8 * LANES;
+
+struct BlockMaxima<'a> {
+    scores: &'a [f32],
+    maxima: &'a mut Vec<f32>,
+}
+
+impl Kernel for BlockMaxima<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let infinity = s.splat(f32::INFINITY);
+        self.maxima.clear();
+        for block in self.scores.chunks(BLOCK) {
+            let (lanes, rest) = block.as_chunks::<LANES>();
+            let mut last = [f32::NEG_INFINITY; LANES];
+            last[..rest.len()].copy_from_slice(rest);
+            let mut top = s.splat(f32::NEG_INFINITY);
+            for x in lanes.iter().chain([&last]) {
+                // What is not at most infinity is no number.
+                let x = s.load_array(x);
+                top = s.max(s.select_lt(x, infinity, x, infinity), top);
+            }
+            self.maxima.push(s.max_lane(top));
+        }
+    }
+}
+
+/// The largest of each [`BLOCK`] scores, infinity where one is not a number: so that a search for the best passes over the others.
+pub fn block_maxima(isa: Isa, scores: &[f32], maxima: &mut Vec<f32>) {
+    isa.run(BlockMaxima { scores, maxima });
+}

@@ -12,7 +12,7 @@ use super::{Finish, Found, Search, Strategy};
 use crate::error::Result;
 use crate::options::EarlyStopping;
 use std::cmp::Ordering;
-use tiny_t5_kernels::log_sum_exp;
+use tiny_t5_kernels::{BLOCK, block_maxima, log_softmax_row};
 
 /// What transformers gives beams that do not count.
 const OUT: f32 = -1e9;
@@ -40,9 +40,18 @@ pub(super) struct Beams {
     live: Vec<Source>,
     done: Vec<Vec<Found>>,
     generated: usize,
-    candidates: Vec<Candidate>,
+    candidates: Candidates,
     /// What the live beams of each source begin with.
     settled: Vec<Vec<u32>>,
+}
+
+/// Buffers of a step.
+#[derive(Default)]
+struct Candidates {
+    /// Best first.
+    best: Vec<Candidate>,
+    /// Of blocks of a beam's scores.
+    maxima: Vec<f32>,
 }
 
 /// A continuation of a running beam.
@@ -75,7 +84,7 @@ impl Beams {
             live: sources.iter().enumerate().map(source).collect(),
             done: sources.iter().map(|_| Vec::new()).collect(),
             generated: 0,
-            candidates: Vec::new(),
+            candidates: Candidates::default(),
             settled: sources.iter().map(|_| Vec::new()).collect(),
         }
     }
@@ -93,7 +102,7 @@ impl Strategy for Beams {
         for source in &mut self.live {
             best_candidates(search, source, first, &mut self.candidates);
             first += source.running.len();
-            source.advance(search, &self.candidates, self.generated);
+            source.advance(search, &self.candidates.best, self.generated);
         }
         let Beams { live, done, generated, settled, .. } = self;
         live.retain_mut(|source| {
@@ -139,24 +148,32 @@ impl Strategy for Beams {
 }
 
 /// The best K continuations of a source's beams, whose logits are the rows from `first` on.
-fn best_candidates(search: &mut Search<'_>, source: &Source, first: usize, candidates: &mut Vec<Candidate>) {
+fn best_candidates(search: &mut Search<'_>, source: &Source, first: usize, candidates: &mut Candidates) {
     let settings = search.settings;
     let isa = search.exec.isa;
     let keep = (settings.eos.len() + 1).max(2) * settings.num_beams;
+    let Candidates { best: candidates, maxima } = candidates;
     candidates.clear();
+    // What the worst of a full list scores.
+    let mut least = f32::NEG_INFINITY;
     let mut logits = search.last_logits();
     for (beam, Beam { ids, score, .. }) in source.running.iter().enumerate() {
         let scores = logits.row(first + beam);
-        let sum = log_sum_exp(isa, scores);
-        scores.iter_mut().for_each(|x| *x -= sum);
+        log_softmax_row(isa, scores);
         for processor in &settings.processors {
             processor.process(&Context { ids, prompt: settings.prompt.len(), source: &source.ids }, scores);
         }
         // A list of the best so far; once it is long, it is cut, and what could not get in is passed over.
-        let mut least = f32::NEG_INFINITY;
-        for (id, x) in scores.iter().enumerate() {
-            let candidate = Candidate { score: x + score, beam, id: id as u32 };
-            if candidate.score >= least || candidate.score.is_nan() || candidates.len() < keep {
+        block_maxima(isa, scores, maxima);
+        for (block, (scores, max)) in scores.chunks(BLOCK).zip(maxima.iter()).enumerate() {
+            if max + score < least {
+                continue;
+            }
+            for (i, x) in scores.iter().enumerate() {
+                let candidate = Candidate { score: x + score, beam, id: (block * BLOCK + i) as u32 };
+                if candidate.score < least {
+                    continue;
+                }
                 candidates.push(candidate);
                 if candidates.len() >= 2 * keep + 64 {
                     candidates.sort_unstable_by(order);

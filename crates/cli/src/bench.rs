@@ -40,7 +40,7 @@ enum Variant {
     Bf16,
     /// Weights rounded to f16, computing in f32
     F16,
-    /// Not there yet
+    /// Weights of 8 bits, and inputs of products
     Int8,
 }
 
@@ -99,8 +99,8 @@ struct Run {
 
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
-    let (width, option, variant) = match args.variant {
-        None => (args.model.dtype, "--dtype", name(args.model.dtype)),
+    let (width, variant) = match args.variant {
+        None => (args.model.dtype, name(args.model.dtype)),
         Some(variant) => {
             let width = match variant {
                 Variant::Fp32 => Width::F32,
@@ -108,11 +108,11 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
                 Variant::F16 => Width::F16,
                 Variant::Int8 => Width::Int8,
             };
-            (width, "--variant", name(variant))
+            (width, name(variant))
         }
     };
     let workload = Workload::read(&args.workload)?;
-    let t5 = args.model.open_as(width, option)?;
+    let t5 = args.model.open_as(width)?;
     let mut out = Output::new();
     if args.one_shot {
         let run = workload.run(&t5)?;

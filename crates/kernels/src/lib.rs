@@ -27,7 +27,7 @@ pub use arena::Arena;
 pub use attention::{Attention, Bias, Heads, Keys, attention};
 pub use elementwise::{activate_rows, gate_rows, narrows};
 pub use math::ln;
-pub use matmul::{Epilogue, Panels, Product, Storage, WeightType, matmul, pack_panel, widen};
+pub use matmul::{Digits, Epilogue, Loss, Panels, Product, Storage, WeightType, matmul, pack_int8, pack_panel, widen};
 pub use region::{MAX_CHUNKS, Team};
 pub use rms_norm::rms_norm;
 pub use screen::{

@@ -8,6 +8,7 @@
 use crate::cache::Block;
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::options::Dtype;
 use crate::stack::{Exec, room};
 use crate::weights::{self, Matrix, Packed, Plan, RELEASE_BYTES};
 use std::sync::OnceLock;
@@ -105,7 +106,8 @@ impl LmHead {
 
     fn screen(&self, model: &Model, exec: Exec<'_>) -> Result<Option<&Packing>> {
         let (n, k) = (model.config().vocab_size, model.config().d_model);
-        if n * k < SCREEN_FROM || k > SCREEN_MAX_K {
+        // With int8 weights the full product reads no more than the screen.
+        if n * k < SCREEN_FROM || k > SCREEN_MAX_K || model.dtype == Dtype::Int8 {
             return Ok(None);
         }
         if let Some(screen) = self.screen.get() {

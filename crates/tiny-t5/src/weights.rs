@@ -13,10 +13,15 @@ use crate::options::Dtype;
 use half::{bf16, f16};
 use std::borrow::Cow;
 use tiny_t5_checkpoint::{Dtype as Stored, Panels as Kept, Tensor};
-use tiny_t5_kernels::{Arena, Isa, LANES, Panels, Storage, Team, WeightType, narrows, pack_panel, padded, widen};
+use tiny_t5_kernels::{
+    Arena, Digits, Isa, LANES, Loss, Panels, Storage, Team, WeightType, narrows, pack_int8, pack_panel, padded, widen,
+};
 
 /// Bytes of weights that are packed before their file pages are let go.
 pub(crate) const RELEASE_BYTES: usize = 8 << 20;
+
+/// A matrix whose weights int8 would change by more than this share of their size is kept at 16 bits.
+const MAX_LOSS: f64 = 0.02;
 
 /// A packed matrix [n, k] in the arena.
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +31,12 @@ pub(crate) struct Matrix {
     kind: WeightType,
     /// Bytes from the arena's start.
     offset: usize,
+}
+
+impl Matrix {
+    fn bytes(&self) -> usize {
+        self.n.div_ceil(LANES) * self.kind.panel_bytes(self.k)
+    }
 }
 
 /// How a tensor's rows or columns are divided into heads.
@@ -63,6 +74,8 @@ struct Planned<'a> {
 pub(crate) struct Plan<'a> {
     isa: Isa,
     dtype: Dtype,
+    /// Of the inputs of int8 products that are added from now on.
+    pub(crate) digits: Digits,
     planned: Vec<Planned<'a>>,
     bytes: usize,
     /// The cache, the entry's name, and the entry if there is one.
@@ -74,7 +87,7 @@ impl<'a> Plan<'a> {
     /// `cache` may hold the whole plan as the entry of that name.
     pub(crate) fn new(isa: Isa, dtype: Dtype, cache: Option<(&'a Cache, &'static str)>, team: &Team) -> Plan<'a> {
         let kept = cache.and_then(|(cache, what)| cache.get(what, team));
-        Plan { isa, dtype, planned: Vec::new(), bytes: 0, cache, kept }
+        Plan { isa, dtype, digits: Digits::Two, planned: Vec::new(), bytes: 0, cache, kept }
     }
 
     /// Tensors [out, in] one under the other, each padded with zero rows to whole registers.
@@ -100,7 +113,7 @@ impl<'a> Plan<'a> {
         let kind = self.kept_kind(n, k).unwrap_or_else(|| self.width_of(&parts));
         let matrix = Matrix { n, k, kind, offset: self.bytes };
         // Each matrix begins on a cache line.
-        self.bytes += (Panels::len(n, k) * kind.size()).next_multiple_of(64);
+        self.bytes += matrix.bytes().next_multiple_of(64);
         self.planned.push(Planned { matrix, parts, column_heads });
         matrix
     }
@@ -108,7 +121,7 @@ impl<'a> Plan<'a> {
     /// The width of the next matrix, as the cache's entry has it: finding it out may mean reading the whole tensor.
     fn kept_kind(&self, n: usize, k: usize) -> Option<WeightType> {
         let note = self.kept.as_ref()?.notes().as_chunks::<NOTE>().0.get(self.planned.len())?;
-        [WeightType::F32, WeightType::Bf16, WeightType::F16].into_iter().find(|kind| note_of(n, k, *kind) == *note)
+        KINDS.into_iter().find(|kind| note_of(n, k, *kind) == *note)
     }
 
     /// The narrowest width that keeps every weight as it is, or the one that was asked for.
@@ -137,6 +150,27 @@ impl<'a> Plan<'a> {
                 if bf16 { WeightType::Bf16 } else { WeightType::F16 }
             }
             Dtype::Auto | Dtype::F32 => WeightType::F32,
+            Dtype::Int8 => self.int8_or_wider(parts),
+        }
+    }
+
+    /// int8, or 16 bits where that would lose too much.
+    fn int8_or_wider(&self, parts: &[Part<'_>]) -> WeightType {
+        let mut loss = Loss::default();
+        for Part { tensor, .. } in parts {
+            let (from, k) = (stored_as(tensor.dtype), tensor.shape[1]);
+            let mut panel = vec![0; WeightType::Int8(Digits::Two).panel_bytes(k)];
+            // A part of the rows shows it.
+            for rows in tensor.bytes.chunks_exact((LANES * k * from.size()).max(1)).step_by(4) {
+                let rows = std::array::from_fn(|lane| Some(&rows[lane * k * from.size()..][..k * from.size()]));
+                let Loss { error, norm } = quantise(self.isa, from, &rows, k, &mut panel);
+                (loss.error, loss.norm) = (loss.error + error, loss.norm + norm);
+            }
+        }
+        match loss.error <= MAX_LOSS * MAX_LOSS * loss.norm {
+            true => WeightType::Int8(self.digits),
+            false if parts.iter().all(|p| p.tensor.dtype == Stored::F16) => WeightType::F16,
+            false => WeightType::Bf16,
         }
     }
 
@@ -164,11 +198,10 @@ impl<'a> Plan<'a> {
         let mut jobs = Vec::new();
         let mut rest = arena.bytes_mut();
         for planned in &self.planned {
-            let Matrix { n, k, kind, .. } = planned.matrix;
-            let size = Panels::len(n, k) * kind.size();
+            let size = planned.matrix.bytes();
             let (whole, after) = rest.split_at_mut(size.next_multiple_of(64).min(rest.len()));
             rest = after;
-            let panel = (LANES * k * kind.size()).max(1);
+            let panel = planned.matrix.kind.panel_bytes(planned.matrix.k).max(1);
             jobs.extend(whole[..size].chunks_exact_mut(panel).enumerate().map(|(i, to)| (planned, i, to)));
         }
         let mut rest = &mut jobs[..];
@@ -182,7 +215,7 @@ impl<'a> Plan<'a> {
             rest = after;
             team.chunks_mut(now, 8, |_, jobs| {
                 for (planned, i, to) in jobs {
-                    planned.pack_panel(*i, to);
+                    planned.pack_panel(self.isa, *i, to);
                 }
             });
             release();
@@ -192,11 +225,17 @@ impl<'a> Plan<'a> {
 }
 
 impl Planned<'_> {
-    fn pack_panel(&self, panel: usize, to: &mut [u8]) {
+    fn pack_panel(&self, isa: Isa, panel: usize, to: &mut [u8]) {
         let rows: [Option<Cow<'_, [u8]>>; LANES] = std::array::from_fn(|lane| self.row(panel * LANES + lane));
         // Parts begin at whole panels, so all rows of a panel are of one tensor.
         let from = self.part_of(panel * LANES).map_or(WeightType::F32, |(part, _)| stored_as(part.tensor.dtype));
-        pack_panel(from, &std::array::from_fn(|lane| rows[lane].as_deref()), self.matrix.kind, to);
+        let rows = std::array::from_fn(|lane| rows[lane].as_deref());
+        match self.matrix.kind {
+            WeightType::Int8(_) => {
+                quantise(isa, from, &rows, self.matrix.k, to);
+            }
+            kind => pack_panel(from, &rows, kind, to),
+        }
     }
 
     /// The part that holds a row, and the row's number in it.
@@ -237,18 +276,29 @@ impl Planned<'_> {
     }
 }
 
+/// Packs rows of stored weights into a panel of int8.
+fn quantise(isa: Isa, from: WeightType, rows: &[Option<&[u8]>; LANES], k: usize, to: &mut [u8]) -> Loss {
+    let mut wide = vec![0f32; LANES * k];
+    for (row, wide) in rows.iter().zip(wide.chunks_exact_mut(k.max(1))) {
+        if let Some(row) = row {
+            widen(from, row, wide);
+        }
+    }
+    let rows = std::array::from_fn(|lane| rows[lane].map(|_| &wide[lane * k..][..k]));
+    pack_int8(isa, &rows, k, to)
+}
+
 /// Bytes of a matrix's shape and width in the notes of a cache entry.
 const NOTE: usize = 24;
+
+const KINDS: [WeightType; 5] =
+    [WeightType::F32, WeightType::Bf16, WeightType::F16, WeightType::Int8(Digits::One), WeightType::Int8(Digits::Two)];
 
 fn note_of(n: usize, k: usize, kind: WeightType) -> [u8; NOTE] {
     let mut note = [0; NOTE];
     note[..8].copy_from_slice(&(n as u64).to_le_bytes());
     note[8..16].copy_from_slice(&(k as u64).to_le_bytes());
-    note[16] = match kind {
-        WeightType::F32 => 0,
-        WeightType::Bf16 => 1,
-        WeightType::F16 => 2,
-    };
+    note[16] = KINDS.iter().position(|k| *k == kind).unwrap_or(KINDS.len()) as u8;
     note
 }
 
@@ -268,11 +318,12 @@ pub(crate) struct Packed {
 
 impl Packed {
     pub(crate) fn panels(&self, m: &Matrix) -> Panels<'_> {
-        let bytes = &self.block.bytes()[m.offset..][..Panels::len(m.n, m.k) * m.kind.size()];
+        let bytes = &self.block.bytes()[m.offset..][..m.bytes()];
         let data = match m.kind {
             WeightType::F32 => Storage::F32(bytemuck::cast_slice(bytes)),
             WeightType::Bf16 => Storage::Bf16(bytemuck::cast_slice(bytes)),
             WeightType::F16 => Storage::F16(bytemuck::cast_slice(bytes)),
+            WeightType::Int8(digits) => Storage::Int8(bytes, digits),
         };
         Panels::new(m.n, m.k, data)
     }
@@ -299,7 +350,7 @@ fn read(dtype: Stored, b: &[u8]) -> f32 {
 /// Rounds as weights are rounded when a narrower width was asked for.
 pub(crate) fn round(dtype: Dtype, x: f32) -> f32 {
     match dtype {
-        Dtype::Auto | Dtype::F32 => x,
+        Dtype::Auto | Dtype::F32 | Dtype::Int8 => x,
         Dtype::Bf16 => bf16::from_f32(x).to_f32(),
         Dtype::F16 => Some(f16::from_f32(x).to_f32()).filter(|y| y.is_finite()).unwrap_or(x),
     }
@@ -317,7 +368,7 @@ pub(crate) fn row(tensor: &Tensor<'_>, row: usize, dtype: Dtype, out: &mut [f32]
     let width = tensor.shape[1] * tensor.dtype.size();
     let (values, rest) = out.split_at_mut(tensor.shape[1]);
     widen(stored_as(tensor.dtype), &tensor.bytes[row * width..][..width], values);
-    if !matches!(dtype, Dtype::Auto | Dtype::F32) {
+    if matches!(dtype, Dtype::Bf16 | Dtype::F16) {
         values.iter_mut().for_each(|x| *x = round(dtype, *x));
     }
     rest.fill(0.0);

@@ -1,8 +1,10 @@
 //! Matrix products on packed weights, one chain of fused multiply-adds an output.
 
+mod int8;
 mod panels;
 mod product;
 
-pub use panels::{Panels, Storage, WeightType, pack_panel, widen};
+pub use int8::{Digits, Loss};
+pub use panels::{Panels, Storage, WeightType, pack_int8, pack_panel, widen};
 pub(crate) use product::tile;
 pub use product::{Epilogue, Product, matmul};

@@ -4,11 +4,12 @@
 //! 16 outputs, and a step of the product reads the 16 weights of one input as one register. N is padded with zero
 //! columns. All instruction sets read the same panels.
 
-use crate::simd::{LANES, padded};
+use super::int8::{self, Digits, Loss};
+use crate::simd::{Isa, LANES, padded};
 use bytemuck::Pod;
 use half::{bf16, f16};
 
-/// How weights are stored; products widen them to f32 exactly.
+/// How weights are stored; products widen floats to f32 exactly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WeightType {
     /// 4 bytes.
@@ -17,15 +18,27 @@ pub enum WeightType {
     Bf16,
     /// 2 bytes: IEEE half precision.
     F16,
+    /// 1 byte, and a scale a row: not exact. See [`super::int8`].
+    Int8(Digits),
 }
 
 impl WeightType {
-    /// Bytes of one weight.
+    /// Bytes of one weight; what int8 has beside its weights is not counted.
     #[must_use]
     pub fn size(self) -> usize {
         match self {
             WeightType::F32 => 4,
             WeightType::Bf16 | WeightType::F16 => 2,
+            WeightType::Int8(_) => 1,
+        }
+    }
+
+    /// Bytes of a packed panel: 16 rows of `k` weights.
+    #[must_use]
+    pub fn panel_bytes(self, k: usize) -> usize {
+        match self {
+            WeightType::Int8(_) => int8::panel_bytes(k),
+            _ => LANES * k * self.size(),
         }
     }
 }
@@ -39,6 +52,8 @@ pub enum Storage<'a> {
     Bf16(&'a [bf16]),
     /// IEEE half precision
     F16(&'a [f16]),
+    /// 8 bits, and how finely the inputs are quantised.
+    Int8(&'a [u8], Digits),
 }
 
 /// A packed matrix [n, k], `[n / 16][k][16]`.
@@ -59,15 +74,16 @@ impl<'a> Panels<'a> {
     /// A view of packed weights.
     ///
     /// # Panics
-    /// Where `data` does not hold [`Panels::len`] weights.
+    /// Where `data` does not hold [`Panels::len`] weights, or of int8 a panel's bytes for each 16 outputs.
     #[must_use]
     pub fn new(n: usize, k: usize, data: Storage<'a>) -> Panels<'a> {
-        let len = match data {
-            Storage::F32(w) => w.len(),
-            Storage::Bf16(w) => w.len(),
-            Storage::F16(w) => w.len(),
+        let (len, expected) = match data {
+            Storage::F32(w) => (w.len(), Self::len(n, k)),
+            Storage::Bf16(w) => (w.len(), Self::len(n, k)),
+            Storage::F16(w) => (w.len(), Self::len(n, k)),
+            Storage::Int8(w, _) => (w.len(), n.div_ceil(LANES) * int8::panel_bytes(k)),
         };
-        assert_eq!(len, Self::len(n, k), "packed weights of a matrix [{n}, {k}]");
+        assert_eq!(len, expected, "packed weights of a matrix [{n}, {k}]");
         Panels { n, k, data }
     }
 
@@ -86,11 +102,12 @@ impl<'a> Panels<'a> {
     /// Bytes that a product reads.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        let size = match self.data {
-            Storage::F32(_) => 4,
-            Storage::Bf16(_) | Storage::F16(_) => 2,
-        };
-        Self::len(self.n, self.k) * size
+        match self.data {
+            Storage::F32(w) => size_of_val(w),
+            Storage::Bf16(w) => size_of_val(w),
+            Storage::F16(w) => size_of_val(w),
+            Storage::Int8(w, _) => w.len(),
+        }
     }
 }
 
@@ -100,7 +117,7 @@ impl<'a> Panels<'a> {
 /// `rows` are little-endian and [k] each, at any alignment; `panel` is [k][16], aligned for its weights.
 ///
 /// # Panics
-/// Where the lengths do not fit together, or `panel` is not aligned.
+/// Where the lengths do not fit together, `panel` is not aligned, or a type is int8: see [`pack_int8`].
 pub fn pack_panel(from: WeightType, rows: &[Option<&[u8]>; LANES], to: WeightType, panel: &mut [u8]) {
     // One compilation for all instruction sets: moving weights waits for memory, not for arithmetic.
     match (from, to) {
@@ -118,7 +135,16 @@ pub fn pack_panel(from: WeightType, rows: &[Option<&[u8]>; LANES], to: WeightTyp
         (WeightType::F16, WeightType::Bf16) => {
             pack(rows, panel, |b| bf16::from_f32(f16::from_le_bytes(b).to_f32()).to_bits());
         }
+        (WeightType::Int8(_), _) | (_, WeightType::Int8(_)) => panic!("int8 is packed by `pack_int8`"),
     }
+}
+
+/// Quantises 16 rows of `k` weights, zeros where absent, into a panel of [`WeightType::panel_bytes`]; tells the loss.
+///
+/// # Panics
+/// Where the lengths do not fit together.
+pub fn pack_int8(isa: Isa, rows: &[Option<&[f32]>; LANES], k: usize, panel: &mut [u8]) -> Loss {
+    int8::pack(isa, rows, k, panel)
 }
 
 fn pack<T: Pod, const B: usize>(rows: &[Option<&[u8]>; LANES], panel: &mut [u8], convert: impl Fn([u8; B]) -> T) {
@@ -139,7 +165,7 @@ fn pack<T: Pod, const B: usize>(rows: &[Option<&[u8]>; LANES], panel: &mut [u8],
 /// Little-endian weights, at any alignment, as f32: exactly.
 ///
 /// # Panics
-/// Where the lengths differ.
+/// Where the lengths differ, or the type is int8.
 pub fn widen(from: WeightType, weights: &[u8], out: &mut [f32]) {
     assert_eq!(weights.len(), out.len() * from.size());
     let (twos, _) = weights.as_chunks::<2>();
@@ -150,5 +176,6 @@ pub fn widen(from: WeightType, weights: &[u8], out: &mut [f32]) {
         }
         WeightType::Bf16 => out.iter_mut().zip(twos).for_each(|(x, b)| *x = bf16::from_le_bytes(*b).to_f32()),
         WeightType::F16 => out.iter_mut().zip(twos).for_each(|(x, b)| *x = f16::from_le_bytes(*b).to_f32()),
+        WeightType::Int8(_) => panic!("int8 weights have scales"),
     }
 }

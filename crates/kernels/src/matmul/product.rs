@@ -11,6 +11,7 @@
 //! Lanes hold different outputs, never parts of one, so the value of an output depends neither on the tile, nor on the
 //! rows computed with it, nor on the thread: a plain loop over `f32::mul_add` gives the same bits.
 
+use super::int8;
 use super::panels::{Panels, Storage};
 use crate::region::{MAX_CHUNKS, Team};
 use crate::simd::{Isa, Kernel, LANES, Simd, unrolled};
@@ -135,6 +136,9 @@ pub fn matmul(isa: Isa, team: &Team, p: Product<'_>, out: &mut [f32], ldo: usize
     let panels = w.n.div_ceil(LANES);
     assert!(lda >= w.k && a.len() >= (m - 1) * lda + w.k, "inputs: {} floats for {m} rows of {}", a.len(), w.k);
     assert!(ldo >= panels * LANES && out.len() >= (m - 1) * ldo + panels * LANES, "outputs: {} floats", out.len());
+    if let Storage::Int8(panels, digits) = w.data {
+        return int8::product(isa, team, p, panels, digits, out, ldo);
+    }
     let out = Out { to: out.as_mut_ptr(), stride: ldo };
     let whole = Block { p, out, rows: 0..m, panels: 0..panels };
     let row_block = (BLOCK_FLOATS / w.k.max(1)).clamp(48, 1024) / 12 * 12;
@@ -193,6 +197,7 @@ impl Kernel for Block<'_> {
             Storage::F32(w) => block(s, &self, w),
             Storage::Bf16(w) => block(s, &self, w),
             Storage::F16(w) => block(s, &self, w),
+            Storage::Int8(..) => {} // `matmul` sends it elsewhere
         }
     }
 }

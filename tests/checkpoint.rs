@@ -174,6 +174,39 @@ fn from_bytes_equals_open() {
 }
 
 #[test]
+fn from_owned_equals_open_and_keep_lets_go_of_all_but_the_kept() {
+    /// Weights that show whether they are still there.
+    struct Weights(std::sync::Arc<Vec<u8>>);
+    impl AsRef<[u8]> for Weights {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+    let dir = goldens().join("bf16");
+    let weights = std::sync::Arc::new(fs::read(dir.join("model.safetensors")).unwrap());
+    let config = fs::read_to_string(dir.join("config.json")).unwrap();
+    let mut memory = Checkpoint::from_owned(&config, None, Box::new(Weights(weights.clone()))).unwrap();
+    let disk = open("bf16");
+    assert!(contents(&memory) == contents(&disk) && memory.config() == disk.config());
+
+    memory.keep(&["shared.weight", "no such tensor"]);
+    assert_eq!(std::sync::Arc::strong_count(&weights), 1, "the weights are still there");
+    assert_eq!(memory.names().collect::<Vec<_>>(), ["shared.weight"]);
+    assert_eq!(memory.find("shared.weight"), disk.find("shared.weight"));
+    assert_eq!(memory.bytes_on_disk(), disk.bytes_on_disk());
+}
+
+#[test]
+fn keep_leaves_weights_that_are_no_memory_of_their_own() {
+    let dir = goldens().join("bf16");
+    let weights: &'static [u8] = fs::read(dir.join("model.safetensors")).unwrap().leak();
+    let config = fs::read_to_string(dir.join("config.json")).unwrap();
+    let mut part_of_the_program = Checkpoint::from_bytes(&config, None, weights).unwrap();
+    part_of_the_program.keep(&[]);
+    assert!(contents(&part_of_the_program) == contents(&open("bf16")));
+}
+
+#[test]
 #[cfg(unix)]
 fn open_snapshot_of_links_into_blobs_loads() {
     let cache = tempfile::tempdir().unwrap();

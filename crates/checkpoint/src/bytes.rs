@@ -1,5 +1,6 @@
 //! The bytes of a weight file, wherever they lie: mapped, read, or part of the program.
 
+use std::fmt;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::ops::Deref;
@@ -8,12 +9,10 @@ use std::path::Path;
 use crate::Error;
 
 /// All bytes of one file.
-#[derive(Debug)]
 pub(crate) enum Bytes {
     #[cfg(feature = "mmap")]
     Mapped(crate::mmap::Map),
-    #[cfg(not(feature = "mmap"))]
-    Read(Vec<u8>),
+    Owned(Box<dyn AsRef<[u8]> + Send + Sync>),
     Static(&'static [u8]),
 }
 
@@ -33,7 +32,7 @@ impl Bytes {
         let bytes = {
             let mut file = file;
             let mut all = Vec::new();
-            file.read_to_end(&mut all).map(|_| Bytes::Read(all))
+            file.read_to_end(&mut all).map(|_| Bytes::Owned(Box::new(all)))
         };
         Ok((bytes.map_err(io_error(path))?, metadata))
     }
@@ -43,9 +42,7 @@ impl Bytes {
         match self {
             #[cfg(feature = "mmap")]
             Bytes::Mapped(map) => map.release(),
-            #[cfg(not(feature = "mmap"))]
-            Bytes::Read(_) => {}
-            Bytes::Static(_) => {}
+            Bytes::Owned(_) | Bytes::Static(_) => {}
         }
     }
 }
@@ -57,10 +54,15 @@ impl Deref for Bytes {
         match self {
             #[cfg(feature = "mmap")]
             Bytes::Mapped(map) => map,
-            #[cfg(not(feature = "mmap"))]
-            Bytes::Read(all) => all,
+            Bytes::Owned(all) => (**all).as_ref(),
             Bytes::Static(all) => all,
         }
+    }
+}
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.len())
     }
 }
 

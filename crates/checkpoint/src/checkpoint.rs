@@ -72,10 +72,27 @@ impl Checkpoint {
         generation_config: Option<&str>,
         weights: &'static [u8],
     ) -> Result<Checkpoint, Error> {
+        Checkpoint::in_memory(config, generation_config, Bytes::Static(weights))
+    }
+
+    /// [`Checkpoint::from_bytes`] of weights that the checkpoint owns, and can let go: [`Checkpoint::keep`].
+    ///
+    /// # Errors
+    /// As for [`Checkpoint::open`].
+    pub fn from_owned(
+        config: &str,
+        generation_config: Option<&str>,
+        weights: Box<dyn AsRef<[u8]> + Send + Sync>,
+    ) -> Result<Checkpoint, Error> {
+        Checkpoint::in_memory(config, generation_config, Bytes::Owned(weights))
+    }
+
+    fn in_memory(config: &str, generation_config: Option<&str>, weights: Bytes) -> Result<Checkpoint, Error> {
         let file = FORMS[0].0;
         let config = Config::parse(config)?;
         let mut tensors = Tensors::default();
-        tensors.add(file, Bytes::Static(weights), None, safetensors::read(file, weights)?)?;
+        let found = safetensors::read(file, &weights)?;
+        tensors.add(file, weights, None, found)?;
         let generation_config = generation_config.map(str::to_owned);
         Ok(Checkpoint::new(None, config, generation_config, file.to_owned(), tensors))
     }
@@ -157,6 +174,12 @@ impl Checkpoint {
     /// from the file again when touched. Does nothing where the weights are not mapped.
     pub fn release(&self) {
         self.tensors.release();
+    }
+
+    /// Lets go of weights that lie in memory of their own, but for the tensors `names`, as after packing; the others are no longer
+    /// there. Does nothing where the weights are mapped or part of the program.
+    pub fn keep(&mut self, names: &[&str]) {
+        self.tensors.keep(names);
     }
 }
 

@@ -89,6 +89,8 @@ pub(crate) enum Data {
 #[derive(Debug)]
 struct WeightFile {
     name: String,
+    /// Of the whole file, whatever is kept of it.
+    size: u64,
     bytes: Bytes,
     /// Where it lies and what the system says about it; none for bytes in memory.
     on_disk: Option<(PathBuf, Metadata)>,
@@ -119,7 +121,7 @@ impl Tensors {
         found: Vec<Found>,
     ) -> Result<(), Error> {
         let index = self.files.len();
-        self.files.push(WeightFile { name: file.to_owned(), bytes, on_disk });
+        self.files.push(WeightFile { name: file.to_owned(), size: bytes.len() as u64, bytes, on_disk });
         for tensor in found {
             check_type(file, &tensor)?;
             let held = Held { file: index, dtype: tensor.dtype, shape: tensor.shape, data: tensor.data };
@@ -170,7 +172,7 @@ impl Tensors {
     }
 
     pub(crate) fn bytes_on_disk(&self) -> u64 {
-        self.files.iter().map(|file| file.bytes.len() as u64).sum()
+        self.files.iter().map(|file| file.size).sum()
     }
 
     /// What tells the weight files from others without reading them; none where they are not files.
@@ -187,6 +189,21 @@ impl Tensors {
 
     pub(crate) fn release(&self) {
         self.files.iter().for_each(|file| file.bytes.release());
+    }
+
+    /// Copies the tensors `names` out of files that lie in memory of their own, and drops these files with all others.
+    pub(crate) fn keep(&mut self, names: &[&str]) {
+        let files = &self.files;
+        self.held.retain(|name, held| match (&held.data, files.get(held.file)) {
+            (Data::InFile(range), Some(WeightFile { bytes: bytes @ Bytes::Owned(_), .. })) => {
+                let kept = names.contains(&name.as_str()).then(|| bytes.get(range.clone())).flatten();
+                kept.map(|bytes| held.data = Data::Owned(bytes.into())).is_some()
+            }
+            _ => true,
+        });
+        for file in self.files.iter_mut().filter(|file| matches!(file.bytes, Bytes::Owned(_))) {
+            file.bytes = Bytes::Static(&[]);
+        }
     }
 }
 

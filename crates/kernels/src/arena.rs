@@ -42,3 +42,9 @@ impl Arena {
         &mut self.memory[self.start..][..self.len]
     }
 }
+
+impl AsRef<[u8]> for Arena {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
+    }
+}

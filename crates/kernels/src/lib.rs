@@ -12,6 +12,7 @@
 mod activation;
 mod arena;
 mod attention;
+mod compact;
 mod elementwise;
 pub mod machine;
 mod math;
@@ -25,6 +26,7 @@ mod softmax;
 pub use activation::Activation;
 pub use arena::Arena;
 pub use attention::{Attention, Bias, Heads, Keys, attention};
+pub use compact::expand;
 pub use elementwise::{activate_rows, gate_rows, narrows};
 pub use math::ln;
 pub use matmul::{Digits, Epilogue, Loss, Panels, Product, Storage, WeightType, matmul, pack_int8, pack_panel, widen};

@@ -27,6 +27,8 @@ mod classify;
 mod complexity;
 mod decoder;
 mod embed;
+#[cfg(feature = "embedded")]
+mod embedded;
 mod encoder;
 mod error;
 mod generate;

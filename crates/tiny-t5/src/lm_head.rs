@@ -28,7 +28,8 @@ const MAX_SURVIVORS: usize = 512;
 /// The output matrix [vocab_size, d_model]: `lm_head.weight`, or the embedding where they are tied.
 #[derive(Debug)]
 pub(crate) struct LmHead {
-    name: &'static str,
+    /// The matrix's name in the checkpoint.
+    pub(crate) name: &'static str,
     /// Packed on first use.
     packed: OnceLock<(Packed, Matrix)>,
     /// Made on first use; none where the matrix has numbers that are not finite.

@@ -57,7 +57,7 @@ const EMBEDDINGS: [&str; 4] =
     ["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"];
 
 impl Model {
-    pub(crate) fn load(checkpoint: Checkpoint, isa: Isa, team: &Team, load: &Load) -> Result<Model> {
+    pub(crate) fn load(mut checkpoint: Checkpoint, isa: Isa, team: &Team, load: &Load) -> Result<Model> {
         let dtype = load.dtype;
         let cache = match &load.cache {
             Some(dir) => Cache::open(dir, &checkpoint, dtype, team)?,
@@ -82,6 +82,8 @@ impl Model {
         let head = reader.head(&mut plan, embedding)?;
         let unused = reader.unused();
         let packed = plan.pack(team, || checkpoint.release())?;
+        let output = if let Head::Lm(head) = &head { head.name } else { embedding };
+        checkpoint.keep(&[embedding, output]);
         let scaled = config.scale_decoder_outputs && matches!(head, Head::Lm(_));
         let decoder_scale = scaled.then(|| (config.d_model as f64).powf(-0.5) as f32);
         Ok(Model { shape, dtype, packed, encoder, decoder, head, decoder_scale, embedding, unused, cache, checkpoint })

@@ -21,6 +21,9 @@ const MAX_SOURCE_TOKENS: usize = 16_384;
 /// Threads beyond which a number is surely a mistake.
 const MAX_THREADS: usize = 1024;
 
+/// Gives the checkpoint; large work is for the team.
+pub(crate) type OpenCheckpoint<'a> = Box<dyn FnOnce(&Team) -> Result<Checkpoint> + 'a>;
+
 /// A loaded T5. One serves any number of threads; a clone is the same model.
 #[derive(Clone)]
 pub struct T5 {
@@ -142,7 +145,7 @@ impl T5 {
             let hint = Hint { tokenizer_class: class.as_deref(), vocab_size };
             Ok(Tokenizer::open(&folder, hint)?)
         };
-        T5::assemble(checkpoint, load, start, Box::new(open_tokenizer))
+        T5::assemble(Box::new(|_| Ok(checkpoint)), load, start, Box::new(open_tokenizer))
     }
 
     /// A model from memory: the contents of config.json, generation_config.json, model.safetensors and tokenizer.json.
@@ -159,31 +162,11 @@ impl T5 {
         let start = Instant::now();
         let checkpoint = Checkpoint::from_bytes(config, generation_config, weights)?;
         let open_tokenizer = move || Ok(tokenizer.map(|json| Tokenizer::from_json(json, None)).transpose()?);
-        T5::assemble(checkpoint, load, start, Box::new(open_tokenizer))
+        T5::assemble(Box::new(|_| Ok(checkpoint)), load, start, Box::new(open_tokenizer))
     }
 
-    /// The model compiled into the library: English spelling to IPA.
-    ///
-    /// # Errors
-    /// Where the system gives no memory.
-    #[cfg(feature = "embedded")]
-    pub fn embedded(load: &Load) -> Result<T5> {
-        macro_rules! file {
-            ($include:ident, $name:literal) => {
-                $include!(concat!(env!("CARGO_MANIFEST_DIR"), "/models/g2p-ipa/", $name))
-            };
-        }
-        T5::from_bytes(
-            file!(include_str, "config.json"),
-            Some(file!(include_str, "generation_config.json")),
-            file!(include_bytes, "model.safetensors"),
-            Some(file!(include_bytes, "tokenizer.json")),
-            load,
-        )
-    }
-
-    fn assemble(
-        checkpoint: Checkpoint,
+    pub(crate) fn assemble(
+        checkpoint: OpenCheckpoint<'_>,
         load: &Load,
         start: Instant,
         open_tokenizer: Box<dyn FnOnce() -> Result<Option<Tokenizer>> + Send>,
@@ -194,21 +177,21 @@ impl T5 {
             Some(threads) => return Err(Error::option("threads", threads, format!("1 to {MAX_THREADS}"))),
             None => std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS),
         };
-        let (defaults, mut notes) = match checkpoint.generation_config() {
-            Some(text) => Generate::from_generation_config(text)?,
-            None => Generate::from_config(&checkpoint.config().raw)?,
-        };
-        let pack = |checkpoint| Team::enter(threads, |team| Model::load(checkpoint, isa, team, load));
+        let pack = || Team::enter(threads, |team| Model::load(checkpoint(team)?, isa, team, load));
         // Weights and tokenizer side by side.
         let (model, tokenizer) = match threads {
-            1 => (pack(checkpoint), open_tokenizer()),
+            1 => (pack(), open_tokenizer()),
             _ => std::thread::scope(|scope| {
                 let tokenizer = scope.spawn(open_tokenizer);
-                let model = pack(checkpoint);
+                let model = pack();
                 (model, tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
             }),
         };
         let (model, tokenizer) = (model?, tokenizer?);
+        let (defaults, mut notes) = match model.checkpoint.generation_config() {
+            Some(text) => Generate::from_generation_config(text)?,
+            None => Generate::from_config(&model.config().raw)?,
+        };
         if let Some(first) = model.unused.first() {
             let others = match model.unused.len() - 1 {
                 0 => String::new(),

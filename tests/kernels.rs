@@ -391,6 +391,33 @@ fn log_softmax_row_takes_the_sum_from_each() {
 }
 
 #[test]
+fn first_max_is_the_first_of_the_largest() {
+    let nan = f32::NAN;
+    let low = f32::NEG_INFINITY;
+    let mut cases =
+        vec![vec![nan; 300], vec![low; 300], vec![nan, low, low], vec![1.0], [vec![nan; 200], vec![low; 9]].concat()];
+    for n in SIZES.into_iter().filter(|n| *n > 0).chain([BLOCK, 1000, 32128]) {
+        let mut scores = numbers(8, n);
+        cases.push(scores.clone());
+        // The largest twice, and no number between.
+        scores[n * 2 / 3] = 1e9;
+        scores[n - 1] = 1e9;
+        scores[n / 2] = if n > 3 { nan } else { scores[n / 2] };
+        cases.push(scores.clone());
+        scores[0] = nan;
+        cases.push(scores);
+    }
+    for scores in cases {
+        let numbers = scores.iter().enumerate().filter(|(_, x)| !x.is_nan());
+        let first = numbers.fold(None, |best: Option<(usize, f32)>, (i, x)| match best {
+            Some((_, most)) if *x <= most => best,
+            _ => Some((i, *x)),
+        });
+        on_every_isa(|isa| assert_eq!(first_max(isa, &scores), first.map_or(0, |(i, _)| i), "{}", scores.len()));
+    }
+}
+
+#[test]
 fn block_maxima_are_the_largest_and_infinity_where_one_is_no_number() {
     for n in SIZES.into_iter().chain([1, BLOCK, 5 * BLOCK + 3, 1000]) {
         let mut scores = numbers(7, n);

@@ -36,4 +36,4 @@ pub use screen::{
     ColumnScales, Query, SCREEN_MAX_K, SCREEN_ROWS, Screen, chains, pack_screen, screen_bytes, screen_digits, survivors,
 };
 pub use simd::{Isa, LANES, UnknownIsa, padded};
-pub use softmax::{BLOCK, block_maxima, log_softmax_row, log_sum_exp, softmax_row};
+pub use softmax::{BLOCK, block_maxima, first_max, log_softmax_row, log_sum_exp, softmax_row};

@@ -139,3 +139,34 @@ impl Kernel for BlockMaxima<'_> {
 pub fn block_maxima(isa: Isa, scores: &[f32], maxima: &mut Vec<f32>) {
     isa.run(BlockMaxima { scores, maxima });
 }
+
+struct FirstMax<'a>(&'a [f32]);
+
+impl Kernel for FirstMax<'_> {
+    type Out = usize;
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> usize {
+        let scores = self.0;
+        let mut best = 0;
+        for (i, block) in scores.chunks(BLOCK).enumerate() {
+            let (lanes, _) = block.as_chunks::<LANES>();
+            let top = lanes.iter().fold(s.splat(f32::NEG_INFINITY), |top, x| s.max(s.load_array(x), top));
+            // Few blocks have a better one.
+            if lanes.len() == BLOCK / LANES && s.max_lane(top) <= scores[best] {
+                continue;
+            }
+            for (j, score) in block.iter().enumerate() {
+                if *score > scores[best] || scores[best].is_nan() && !score.is_nan() {
+                    best = i * BLOCK + j;
+                }
+            }
+        }
+        best
+    }
+}
+
+/// The index of the largest score, the first of equals; 0 where none is a number.
+#[must_use]
+pub fn first_max(isa: Isa, scores: &[f32]) -> usize {
+    isa.run(FirstMax(scores))
+}

@@ -117,7 +117,7 @@ impl T5 {
     }
 
     fn label(&self, logits: &[f32]) -> String {
-        let best = crate::lm_head::first_max(logits) as usize;
+        let best = tiny_t5_kernels::first_max(self.isa_value(), logits);
         self.config().labels.get(best).cloned().unwrap_or_else(|| format!("LABEL_{best}"))
     }
 }

@@ -14,8 +14,8 @@ use crate::weights::{self, Matrix, Packed, Plan, RELEASE_BYTES};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tiny_t5_kernels::{
-    Arena, ColumnScales, Epilogue, LANES, Query, SCREEN_MAX_K, SCREEN_ROWS, Screen, chains, pack_screen, padded,
-    screen_bytes, screen_digits, survivors,
+    Arena, ColumnScales, Epilogue, LANES, Query, SCREEN_MAX_K, SCREEN_ROWS, Screen, chains, first_max, pack_screen,
+    padded, screen_bytes, screen_digits, survivors,
 };
 
 /// Weights from which a screen is worth its making; below it the full product is as fast.
@@ -196,7 +196,7 @@ impl LmHead {
             let logits = self.logits(model, exec, hidden, rows, &mut choice.logits)?;
             for (row, logits) in logits.chunks_exact_mut(padded(vocab_size)).enumerate() {
                 scores.process(row, &mut logits[..vocab_size]);
-                out.push(first_max(&logits[..vocab_size]));
+                out.push(first_max(exec.isa, &logits[..vocab_size]) as u32);
             }
             return Ok(());
         };
@@ -250,7 +250,7 @@ impl LmHead {
                 None => {
                     let logits = self.logits(model, exec, hidden(row), 1, &mut choice.logits)?;
                     scores.process(row, &mut logits[..n]);
-                    first_max(&logits[..n])
+                    first_max(exec.isa, &logits[..n]) as u32
                 }
             };
             out.push(best);
@@ -312,15 +312,4 @@ impl LmHead {
         choice.survivors += survived;
         Some(best)
     }
-}
-
-/// The index of the largest score, the first of equals; 0 where none is a number.
-pub(crate) fn first_max(scores: &[f32]) -> u32 {
-    let mut best = 0;
-    for (i, score) in scores.iter().enumerate() {
-        if *score > scores[best] || scores[best].is_nan() && !score.is_nan() {
-            best = i;
-        }
-    }
-    best as u32
 }

@@ -68,36 +68,46 @@ struct Pack<'a> {
 
 impl Kernel for Pack<'_> {
     type Out = Loss;
-    /// Plain loops, which the compiler turns into vectors of the instruction set.
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> Loss {
+    fn run<S: Simd>(self, s: S) -> Loss {
         let groups = self.k.div_ceil(4);
         let (weights, behind) = self.panel.split_at_mut(groups * 4 * LANES);
-        let (groups, _) = weights.as_chunks_mut::<{ 4 * LANES }>();
         let (sums, scales) = behind.split_at_mut(behind.len() - LANES * 4);
-        sums.fill(0);
         let mut loss = Loss::default();
         for (lane, row) in self.rows.iter().enumerate() {
             let row = row.unwrap_or_default();
-            let top = largest(row);
-            let scale = top / 127.0;
+            let (scale, up) = scale_of(row, 127.0);
             scales[lane * 4..][..4].copy_from_slice(&scale.to_le_bytes());
-            let up = if scale > f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 };
-            for (i, group) in groups.iter_mut().enumerate() {
-                let mut sum = 0;
-                for j in 0..4 {
-                    let x = row.get(4 * i + j).copied().unwrap_or(0.0);
-                    let q = nearest(x, up, 127.0);
-                    let error = f64::from(q.mul_add(-scale, x));
-                    loss.error += error * error;
-                    loss.norm += f64::from(x) * f64::from(x);
-                    group[4 * lane + j] = q as i8 as u8;
-                    sum += q as i32;
+            let (mut errors, mut norms) = (s.splat(0.0), s.splat(0.0));
+            // Blocks hold whole registers.
+            let blocks = weights.chunks_mut(BLOCK * 4 * LANES).zip(sums.chunks_exact_mut(LANES * 4));
+            for (i, (weights, sums)) in blocks.enumerate() {
+                let mut sum = s.splat(0.0);
+                let row = &row[(i * BLOCK * 4).min(row.len())..((i + 1) * BLOCK * 4).min(row.len())];
+                let (registers, last) = row.as_chunks::<LANES>();
+                let mut padded = [0.0; LANES];
+                padded[..last.len()].copy_from_slice(last);
+                let registers = registers.iter().chain((!last.is_empty()).then_some(&padded));
+                weights.chunks_mut(4 * LANES).for_each(|group| group[4 * lane..][..4].fill(0));
+                for (weights, x) in weights.chunks_mut(4 * 4 * LANES).zip(registers) {
+                    let x = s.load_array(x);
+                    let q = nearest(s, x, up, 127.0);
+                    let error = s.mul_add(q, s.splat(-scale), x);
+                    errors = s.mul_add(error, error, errors);
+                    norms = s.mul_add(x, x, norms);
+                    sum = s.add(sum, q);
+                    let mut bytes = [0i8; LANES];
+                    // SAFETY: `bytes` holds 16.
+                    unsafe { s.store_i8(bytes.as_mut_ptr(), q) };
+                    let (fours, _) = bytes.as_chunks::<4>();
+                    for (group, four) in weights.chunks_exact_mut(4 * LANES).zip(fours) {
+                        group[4 * lane..][..4].copy_from_slice(&four.map(|b| b as u8));
+                    }
                 }
-                let at = &mut sums[(i / BLOCK * LANES + lane) * 4..][..4];
-                let before = i32::from_le_bytes([at[0], at[1], at[2], at[3]]);
-                at.copy_from_slice(&(before + sum).to_le_bytes());
+                sums[lane * 4..][..4].copy_from_slice(&(s.sum(sum) as i32).to_le_bytes());
             }
+            loss.error += f64::from(s.sum(errors));
+            loss.norm += f64::from(s.sum(norms));
         }
         loss
     }
@@ -110,12 +120,23 @@ fn largest(x: &[f32]) -> f32 {
     f32::from_bits(x.iter().fold(0, |top, x| top.max(x.to_bits() & 0x7fff_ffff)))
 }
 
-/// x `up`, rounded to a whole number and cut at `most`; 0 for what is not a number.
+/// The step of whole numbers up to `most`, and one over it: not a number where one of x is none or infinite.
 #[inline(always)]
-fn nearest(x: f32, up: f32, most: f32) -> f32 {
-    // Adding 1.5 * 2^23 rounds to a whole number.
-    let whole = (x * up).clamp(-most, most) + 12_582_912.0 - 12_582_912.0;
-    if whole.is_nan() { 0.0 } else { whole }
+fn scale_of(x: &[f32], most: f32) -> (f32, f32) {
+    let top = largest(x);
+    let scale = if top.is_finite() { top / most } else { f32::NAN };
+    (scale, if scale > f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 })
+}
+
+/// Added and taken away again rounds to a whole number: 1.5 * 2^23.
+const ROUND: f32 = 12_582_912.0;
+
+/// x `up`, rounded to a whole number of at most `most`.
+#[inline(always)]
+fn nearest<S: Simd>(s: S, x: S::F, up: f32, most: f32) -> S::F {
+    let most = s.splat(most);
+    let x = s.max(s.sub(s.splat(0.0), most), s.min(s.mul(x, s.splat(up)), most));
+    s.sub(s.add(x, s.splat(ROUND)), s.splat(ROUND))
 }
 
 thread_local! {
@@ -126,10 +147,20 @@ thread_local! {
 /// The quantised rows of a product.
 #[derive(Default)]
 struct Inputs {
-    /// [m][digits][k / 4]: the digits of 4 inputs a word, the high ones first.
+    /// A tile of M rows after the other: [k / 4][M][digits], 4 inputs a word, the high digits first.
     digits: Vec<u32>,
     /// [m]
     scales: Vec<f32>,
+}
+
+/// Rows of the tile that begins with `left` rows to go: they share each load of the weights.
+#[inline(always)]
+fn height<S: Simd>(left: usize) -> usize {
+    match left {
+        4.. if S::WIDEST == 4 => 4,
+        2.. if S::WIDEST == 4 => 2,
+        _ => 1,
+    }
 }
 
 struct Quantise<'a> {
@@ -140,9 +171,8 @@ struct Quantise<'a> {
 
 impl Kernel for Quantise<'_> {
     type Out = ();
-    /// Plain loops, which the compiler turns into vectors of the instruction set.
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
+    fn run<S: Simd>(self, s: S) {
         let Product { a, lda, m, w, .. } = *self.p;
         let groups = w.k.div_ceil(4);
         let (count, most) = match self.digits {
@@ -151,24 +181,39 @@ impl Kernel for Quantise<'_> {
         };
         self.inputs.digits.resize(m * count * groups, 0);
         self.inputs.scales.resize(m, 0.0);
+        let (mut first, mut together) = (0, 0);
         for row in 0..m {
+            if row == first + together {
+                (first, together) = (row, height::<S>(m - row));
+            }
             let x = &a[row * lda..][..w.k];
-            let top = largest(x);
-            let scale = top / most;
-            let up = if scale > f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 };
+            let (scale, up) = scale_of(x, most);
             self.inputs.scales[row] = scale;
-            let (high, low) = self.inputs.digits[row * count * groups..][..count * groups].split_at_mut(groups);
-            let (fours, last) = x.as_chunks::<4>();
-            let mut padded = [0.0; 4];
+            let tile = &mut self.inputs.digits[first * count * groups..][..together * count * groups];
+            let (registers, last) = x.as_chunks::<LANES>();
+            let mut padded = [0.0; LANES];
             padded[..last.len()].copy_from_slice(last);
-            for (i, four) in fours.iter().chain((!last.is_empty()).then_some(&padded)).enumerate() {
-                let whole = four.map(|x| nearest(x, up, most) as i32);
-                let word = |digit: [i32; 4]| u32::from_le_bytes(digit.map(|d| d as u8));
+            let words = tile.chunks_mut(4 * together * count);
+            for (words, x) in words.zip(registers.iter().chain((!last.is_empty()).then_some(&padded))) {
+                let whole = nearest(s, s.load_array(x), up, most);
+                let mut put = |digit: S::F, place: usize| {
+                    let mut bytes = [0i8; LANES];
+                    // SAFETY: `bytes` holds 16.
+                    unsafe { s.store_i8(bytes.as_mut_ptr(), digit) };
+                    let (fours, _) = bytes.as_chunks::<4>();
+                    for (words, four) in words.chunks_exact_mut(together * count).zip(fours) {
+                        words[place] = u32::from_le_bytes(four.map(|b| b as u8));
+                    }
+                };
                 match self.digits {
-                    Digits::One => high[i] = word(whole.map(|x| x + 64)),
+                    Digits::One => put(s.add(whole, s.splat(64.0)), row - first),
                     Digits::Two => {
-                        high[i] = word(whole.map(|x| (x + 8192) >> 7));
-                        low[i] = word(whole.map(|x| (x + 8192) & 127));
+                        // x + 8192 = 128 high + low: a multiple of 1/128, less a half and a bit, rounds to the whole below it.
+                        let moved = s.add(whole, s.splat(8192.0));
+                        let below = s.mul_add(moved, s.splat(1.0 / 128.0), s.splat(1.0 / 256.0 - 0.5));
+                        let high = s.sub(s.add(below, s.splat(ROUND)), s.splat(ROUND));
+                        put(high, 2 * (row - first));
+                        put(s.mul_add(high, s.splat(-128.0), moved), 2 * (row - first) + 1);
                     }
                 }
             }
@@ -235,22 +280,26 @@ impl Kernel for Part<'_> {
 }
 
 impl Part<'_> {
-    /// Rows share each load of the weights; few rows take several panels at a time, so that sums do not wait for one another.
+    /// A row alone takes four panels at a time, so that sums do not wait for one another.
     #[inline(always)]
     fn sweep<S: Simd, const D: usize>(&self, s: S) {
+        let m = self.p.m;
+        let wide = if m == 1 { S::WIDEST } else { S::PANELS.min(2) };
         let mut panel = self.of.start;
         while panel < self.of.end {
-            let left = self.of.end - panel;
-            let wide = if self.p.m == 1 && left >= 4 && S::WIDEST == 4 { 4 } else { 1 };
+            let wide = if self.of.end - panel >= wide { wide } else { 1 };
             let mut row = 0;
-            while row < self.p.m {
+            while row < m {
                 // SAFETY: `product` found every panel within the weights; rows below m and panels below n / 16 lie within the
                 // inputs, which `Quantise` made, and within the outputs, which `matmul` checked.
                 row += unsafe {
-                    match self.p.m - row {
-                        4.. if S::WIDEST == 4 => self.tile::<S, 4, 1, D>(s, row, panel),
-                        2.. if S::WIDEST == 4 => self.tile::<S, 2, 1, D>(s, row, panel),
-                        _ if wide == 4 => self.tile::<S, 1, 4, D>(s, row, panel),
+                    match (height::<S>(m - row), wide) {
+                        (4, 2) => self.tile::<S, 4, 2, D>(s, row, panel),
+                        (4, _) => self.tile::<S, 4, 1, D>(s, row, panel),
+                        (2, 2) => self.tile::<S, 2, 2, D>(s, row, panel),
+                        (2, _) => self.tile::<S, 2, 1, D>(s, row, panel),
+                        (_, 4) => self.tile::<S, 1, 4, D>(s, row, panel),
+                        (_, 2) => self.tile::<S, 1, 2, D>(s, row, panel),
                         _ => self.tile::<S, 1, 1, D>(s, row, panel),
                     }
                 };
@@ -270,7 +319,7 @@ impl Part<'_> {
         row: usize,
         panel: usize,
     ) -> usize {
-        if M.max(P) > S::WIDEST {
+        if M.max(P) > S::WIDEST || (P == 2 && S::PANELS < 2) {
             return M; // never asked for; no code is made for it
         }
         let (groups, size) = (self.p.w.k.div_ceil(4), panel_bytes(self.p.w.k));
@@ -285,13 +334,13 @@ impl Part<'_> {
                 let mut high = [[s.int_zero(); P]; M];
                 let mut low = [[s.int_zero(); P]; M];
                 for i in block * BLOCK..((block + 1) * BLOCK).min(groups) {
+                    let x = x.add(i * M * D);
                     unrolled!(M of 4, m => {
-                        let h = *x.add(m * D * groups + i);
                         unrolled!(P of 4, p => {
                             let w = w.add(p * size + i * 4 * LANES);
-                            high[m][p] = s.dot4(high[m][p], h, w);
+                            high[m][p] = s.dot4(high[m][p], *x.add(m * D), w);
                             if D == 2 {
-                                low[m][p] = s.dot4(low[m][p], *x.add(m * D * groups + groups + i), w);
+                                low[m][p] = s.dot4(low[m][p], *x.add(m * D + 1), w);
                             }
                         });
                     });

@@ -11,10 +11,10 @@
 
 mod common;
 
-use common::{many_words, open, sources};
+use common::{data, many_words, open, sources};
 use proptest::prelude::*;
 use std::sync::OnceLock;
-use tiny_t5::{Finish, Generate, Load, Source, T5};
+use tiny_t5::{Dtype, Finish, Generate, Load, Source, T5};
 
 /// Folders of different kinds: each says which path through the code it is here for.
 const FOLDERS: [&str; 14] = [
@@ -128,6 +128,24 @@ fn made_up(lens: impl IntoIterator<Item = usize>, seed: u64) -> Vec<Vec<u32>> {
 /// Nine sources of 40 and more tokens, so that the products of every phase are above the bound for one thread.
 fn wide() -> Vec<Vec<u32>> {
     made_up([40, 44, 64, 97, 50, 48, 130, 47, 59], 7)
+}
+
+/// Not the numbers of f32, but the same ones everywhere: whole numbers have no order of accumulation.
+#[test]
+fn int8_answers_are_the_same_everywhere() {
+    let mut load = Load::default();
+    load.dtype = Dtype::Int8;
+    let embedded = T5::embedded(&load).unwrap();
+    let mut small = SMALL.map(|folder| (T5::open_with(data(folder), &load).unwrap(), sources(folder))).to_vec();
+    small.push((embedded, wide()));
+    for (t5, sources) in small {
+        let expected = alone(&t5.with_threads(1), &sources, 8);
+        for isa in on_every_isa(&t5) {
+            for threads in THREADS {
+                assert_same(&batched(&isa.with_threads(threads), &sources, 8), &expected, isa.isa());
+            }
+        }
+    }
 }
 
 #[test]

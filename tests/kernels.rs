@@ -132,7 +132,7 @@ fn pack_panel_converts_every_type_to_every_type() {
             WeightType::F32 => x.to_le_bytes().to_vec(),
             WeightType::Bf16 => bf16::from_f32(*x).to_le_bytes().to_vec(),
             WeightType::F16 => f16::from_f32(*x).to_le_bytes().to_vec(),
-            WeightType::Int8(_) => unreachable!("not among `types`"),
+            WeightType::Int8 => unreachable!("not among `types`"),
         };
         values.iter().flat_map(one).collect()
     };
@@ -157,7 +157,7 @@ fn pack_panel_converts_every_type_to_every_type() {
                     WeightType::F32 => x,
                     WeightType::Bf16 => bf16::from_f32(x).to_f32(),
                     WeightType::F16 => f16::from_f32(x).to_f32(),
-                    WeightType::Int8(_) => unreachable!("not among `types`"),
+                    WeightType::Int8 => unreachable!("not among `types`"),
                 };
                 assert_eq!(got.to_bits(), expected.to_bits(), "{from:?} to {to:?}, {i}");
             }
@@ -181,70 +181,62 @@ fn int8_products_equal_whole_numbers_in_plain_loops() {
         let (mut a, w) = (even(1, m * k), even(2, n * k));
         a[k / 2] *= 50.0; // an outlier
         let exact = oracle::matmul(&a, &w, m, n, k, |_, _| 0.0);
-        for (digits, most) in [(Digits::One, 63.0), (Digits::Two, 8191.0)] {
-            let kind = WeightType::Int8(digits);
-            let weights: Vec<_> = w.chunks(k).map(|row| quantised(row, 127.0)).collect();
-            let inputs: Vec<_> = a.chunks(k).map(|row| quantised(row, most)).collect();
-            let value = |(x, t): &(Vec<i64>, f32), (q, s): &(Vec<i64>, f32)| {
-                let sums = x.chunks(2048).zip(q.chunks(2048)).map(|(x, q)| x.iter().zip(q).map(|(x, q)| x * q).sum());
-                (s * t) * sums.fold(0f32, |total, sum: i64| total + sum as f32)
-            };
-            let expected: Vec<f32> = inputs.iter().flat_map(|x| weights.iter().map(move |w| value(x, w))).collect();
-            on_every_isa(|isa| {
-                let mut packed = vec![0u8; n.div_ceil(16) * kind.panel_bytes(k)];
-                let mut lost = (0.0, 0.0);
-                for (i, panel) in packed.chunks_exact_mut(kind.panel_bytes(k)).enumerate() {
-                    let rows = std::array::from_fn(|lane| (16 * i + lane < n).then(|| &w[(16 * i + lane) * k..][..k]));
-                    let Loss { error, norm } = pack_int8(isa, &rows, k, panel);
-                    lost = (lost.0 + error, lost.1 + norm);
-                }
-                let loss = (lost.0 / lost.1).sqrt();
-                assert!((1e-4..0.03).contains(&loss), "{m} {n} {k}: {loss}");
-                let lda = k + 5;
-                let strided: Vec<f32> = a.chunks(k).flat_map(|row| [row, &[9.0; 5]].concat()).collect();
-                let w = Panels::new(n, k, Storage::Int8(&packed, digits));
-                for epilogue in [Epilogue::Store, Epilogue::Add, Epilogue::Relu] {
-                    for threads in [1, 2, 5] {
-                        let mut out = vec![0.5f32; m * padded(n)];
-                        let p = Product { a: &strided, lda, m, w, epilogue };
-                        Team::enter(threads, |team| matmul(isa, team, p, &mut out, padded(n)));
-                        let got = unpadded(&out, padded(n), n);
-                        for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
-                            let expected = match epilogue {
-                                Epilogue::Store => *expected,
-                                Epilogue::Add => 0.5 + expected,
-                                Epilogue::Relu => expected.max(0.0),
-                            };
-                            assert_eq!(
-                                got,
-                                &expected,
-                                "{m} {n} {k} {digits:?} {epilogue:?} {threads} threads {}: {i}",
-                                isa.name()
-                            );
-                        }
+        let kind = WeightType::Int8;
+        let weights: Vec<_> = w.chunks(k).map(|row| quantised(row, 127.0)).collect();
+        let inputs: Vec<_> = a.chunks(k).map(|row| quantised(row, 8191.0)).collect();
+        let value = |(x, t): &(Vec<i64>, f32), (q, s): &(Vec<i64>, f32)| {
+            let sums = x.chunks(2048).zip(q.chunks(2048)).map(|(x, q)| x.iter().zip(q).map(|(x, q)| x * q).sum());
+            (s * t) * sums.fold(0f32, |total, sum: i64| total + sum as f32)
+        };
+        let expected: Vec<f32> = inputs.iter().flat_map(|x| weights.iter().map(move |w| value(x, w))).collect();
+        on_every_isa(|isa| {
+            let mut packed = vec![0u8; n.div_ceil(16) * kind.panel_bytes(k)];
+            let mut lost = (0.0, 0.0);
+            for (i, panel) in packed.chunks_exact_mut(kind.panel_bytes(k)).enumerate() {
+                let rows = std::array::from_fn(|lane| (16 * i + lane < n).then(|| &w[(16 * i + lane) * k..][..k]));
+                let Loss { error, norm } = pack_int8(isa, &rows, k, panel);
+                lost = (lost.0 + error, lost.1 + norm);
+            }
+            let loss = (lost.0 / lost.1).sqrt();
+            assert!((1e-4..0.03).contains(&loss), "{m} {n} {k}: {loss}");
+            let lda = k + 5;
+            let strided: Vec<f32> = a.chunks(k).flat_map(|row| [row, &[9.0; 5]].concat()).collect();
+            let w = Panels::new(n, k, Storage::Int8(&packed));
+            for epilogue in [Epilogue::Store, Epilogue::Add, Epilogue::Relu] {
+                for threads in [1, 2, 5] {
+                    let mut out = vec![0.5f32; m * padded(n)];
+                    let p = Product { a: &strided, lda, m, w, epilogue };
+                    Team::enter(threads, |team| matmul(isa, team, p, &mut out, padded(n)));
+                    let got = unpadded(&out, padded(n), n);
+                    for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
+                        let expected = match epilogue {
+                            Epilogue::Store => *expected,
+                            Epilogue::Add => 0.5 + expected,
+                            Epilogue::Relu => expected.max(0.0),
+                        };
+                        assert_eq!(got, &expected, "{m} {n} {k} {epilogue:?} {threads} threads {}: {i}", isa.name());
                     }
                 }
-            });
-            // And near the product that they stand for.
-            let off = expected.iter().zip(&exact).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>();
-            let size = exact.iter().map(|y| f64::from(*y).powi(2)).sum::<f64>();
-            let most = if digits == Digits::Two { 0.03 } else { 0.6 };
-            assert!((off / size).sqrt() < most, "{m} {n} {k} {digits:?}: off by {}", (off / size).sqrt());
-        }
+            }
+        });
+        // And near the product that they stand for.
+        let off = expected.iter().zip(&exact).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>();
+        let size = exact.iter().map(|y| f64::from(*y).powi(2)).sum::<f64>();
+        assert!((off / size).sqrt() < 0.03, "{m} {n} {k}: off by {}", (off / size).sqrt());
     }
 }
 
 #[test]
 fn int8_of_what_is_no_number_is_no_number() {
     let k = 40;
-    let kind = WeightType::Int8(Digits::Two);
+    let kind = WeightType::Int8;
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         let (good, mut row) = (numbers(3, k), numbers(4, k));
         row[7] = bad;
         let rows = std::array::from_fn(|lane| Some(if lane == 2 { &row[..] } else { &good[..] }));
         let mut packed = vec![0; kind.panel_bytes(k)];
         pack_int8(Isa::best(), &rows, k, &mut packed);
-        let w = Panels::new(16, k, Storage::Int8(&packed, Digits::Two));
+        let w = Panels::new(16, k, Storage::Int8(&packed));
         let mut out = vec![0f32; 2 * 16];
         let a = [&good[..], &row[..]].concat();
         let p = Product { a: &a, lda: k, m: 2, w, epilogue: Epilogue::Store };

@@ -231,7 +231,7 @@ impl<'a> Reader<'a> {
             tiny_t5_checkpoint::Activation::Gelu => Activation::Gelu,
             tiny_t5_checkpoint::Activation::Silu => Activation::Silu,
         };
-        let (wi, wo) = (plan.rows(&wi), plan.rows(&[wo]));
+        let (wi, wo) = (plan.rows(&wi), plan.residual_rows(wo));
         Ok(FeedForward { norm, wi, wo, gated: c.is_gated_act, activation })
     }
 

@@ -2,11 +2,13 @@
 
 use crate::args::ModelArgs;
 use crate::failure::Failure;
-use crate::input::{SourceArgs, Sources, answer_all};
+use crate::input::{Given, SourceArgs, Sources, answer_all};
 use crate::options::Options;
 use crate::output::{Notes, joined, rounded};
 use serde::Serialize;
-use tiny_t5::{Finish, Generate, Generated, Sequence, T5};
+use serde_json::Value;
+use std::borrow::Cow;
+use tiny_t5::{Custom, Error, Finish, Generate, Generated, Sequence, T5, TokenLogprob};
 
 /// The arguments of `generate`.
 #[derive(Debug, clap::Args)]
@@ -17,9 +19,34 @@ pub(crate) struct Args {
     model: ModelArgs,
     #[command(flatten)]
     options: Options,
+    /// The answer is one of these, with its probability among them; without beams or sampling, the most probable. Texts, separated
+    /// by commas, or as JSON: a list of texts or of lists of ids
+    #[arg(long, value_name = "A,B,C")]
+    choices: Option<Choices>,
     /// Print the text while it grows, one sequence a source; JSON comes whole all the same
     #[arg(long)]
     stream: bool,
+}
+
+/// Answers to choose from, as given.
+#[derive(Debug, Clone)]
+struct Choices(Vec<Given>);
+
+impl std::str::FromStr for Choices {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Choices, String> {
+        let expected = r#"expected texts as in yes,no, or JSON as in ["yes","no"] or [[5,8],[7]]"#;
+        if !text.starts_with('[') {
+            return Ok(Choices(text.split(',').map(|choice| Given::Text(choice.trim().to_owned())).collect()));
+        }
+        let list: Vec<Value> = serde_json::from_str(text).map_err(|_| expected)?;
+        let choice = |value| match value {
+            Value::String(text) => Ok(Given::Text(text)),
+            ids => serde_json::from_value(ids).map(Given::Ids).map_err(|_| expected.to_owned()),
+        };
+        Ok(Choices(list.into_iter().map(choice).collect::<Result<_, _>>()?))
+    }
 }
 
 /// The JSON line of a source.
@@ -36,7 +63,34 @@ struct SequenceJson<'a> {
     text: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     score: Option<f32>,
+    /// With `--choices`: which of them, from 0 on, and how probable.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    choice: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    probability: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logprobs: Option<Vec<LogprobJson<'a>>>,
     finish: &'static str,
+}
+
+/// A token's log-probability, and where alternatives are asked for, theirs.
+#[derive(Serialize)]
+struct LogprobJson<'a> {
+    id: u32,
+    /// As the vocabulary has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<Cow<'a, str>>,
+    logprob: f32,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    top_logprobs: Vec<LogprobJson<'a>>,
+}
+
+impl<'a> LogprobJson<'a> {
+    fn of(t5: &'a T5, id: u32, logprob: f32, top: &[(u32, f32)]) -> LogprobJson<'a> {
+        let token = t5.tokenizer().and_then(|t| t.id_to_token(id));
+        let top_logprobs = top.iter().map(|(id, logprob)| LogprobJson::of(t5, *id, *logprob, &[])).collect();
+        LogprobJson { id, token, logprob, top_logprobs }
+    }
 }
 
 /// Of the batch that the source was computed in; `new_tokens` are the source's own.
@@ -48,12 +102,18 @@ struct TimingsJson {
     new_tokens: usize,
 }
 
-impl<'a> From<&'a Generated> for Line<'a> {
-    fn from(generated: &'a Generated) -> Line<'a> {
+impl<'a> Line<'a> {
+    fn of(t5: &'a T5, generated: &'a Generated) -> Line<'a> {
+        let logprobs = |all: &Vec<TokenLogprob>| {
+            all.iter().map(|t| LogprobJson::of(t5, t.id, t.logprob, &t.top_logprobs)).collect()
+        };
         let sequence = |s: &'a Sequence| SequenceJson {
             ids: &s.ids,
             text: s.text.as_deref(),
             score: s.score,
+            choice: s.chosen.map(|chosen| chosen.index),
+            probability: s.chosen.map(|chosen| chosen.probability),
+            logprobs: s.logprobs.as_ref().map(logprobs),
             finish: match s.finish {
                 Finish::Eos => "eos",
                 Finish::Length => "length",
@@ -76,24 +136,34 @@ impl<'a> From<&'a Generated> for Line<'a> {
 
 /// Runs the command.
 pub(crate) fn run(args: Box<Args>) -> Result<(), Failure> {
-    let Args { sources, model, options, stream } = *args;
+    let Args { sources, model, options, choices, stream } = *args;
     let sources = sources.open()?;
     let t5 = model.open()?;
+    let choices = choices.map(|Choices(all)| t5.choices(&all.iter().map(Given::as_source).collect::<Vec<_>>()));
+    let choices = choices.transpose().map_err(|error| match error {
+        error @ Error::Input { .. } => Failure::Usage(format!("--choices: {error}")),
+        error => error.into(),
+    })?;
+    let custom = choices.iter().fold(Custom::new(), |custom, choices| custom.choices(choices));
     let mut notes = Notes::default();
-    let result = match stream && !model.json {
+    // A choice has its probability behind it, which is known at the end.
+    let result = match stream && !model.json && choices.is_none() {
         true => print_streams(&t5, sources, &options.generate, &mut notes),
         false => answer_all(
             sources,
-            |chunk, _| t5.generate_batch(chunk, &options.generate),
+            |chunk, _| t5.generate_batch_with(chunk, &options.generate, &custom),
             |out, source, generated| {
                 notes.source(&t5, source, &generated.input_ids);
                 generated.sequences.iter().for_each(|s| notes.sequence(s.default_limit));
                 match model.json {
-                    true => out.json(&Line::from(&generated)),
-                    // Where there is no tokenizer, ids in the form of --input-ids.
-                    false => generated.sequences.iter().try_for_each(|s| match &s.text {
-                        Some(text) => out.line(text),
-                        None => out.line(joined(&s.ids, ",")),
+                    true => out.json(&Line::of(&t5, &generated)),
+                    false => generated.sequences.iter().try_for_each(|s| {
+                        // Where there is no tokenizer, ids in the form of --input-ids.
+                        let text = s.text.clone().unwrap_or_else(|| joined(&s.ids, ","));
+                        match s.chosen {
+                            Some(chosen) => out.line(format_args!("{text}\t{}", chosen.probability)),
+                            None => out.line(text),
+                        }
                     }),
                 }
             },
@@ -105,8 +175,6 @@ pub(crate) fn run(args: Box<Args>) -> Result<(), Failure> {
 
 /// Prints each text while it grows.
 fn print_streams(t5: &T5, sources: Sources, options: &Generate, notes: &mut Notes) -> Result<(), Failure> {
-    let limits = [options, t5.generation_defaults()];
-    let has_limit = limits.iter().any(|o| o.max_new_tokens.is_some() || o.max_length.is_some());
     answer_all(
         sources,
         // A stream works when it is asked for a step, so that there is nothing to do for a chunk.
@@ -125,7 +193,7 @@ fn print_streams(t5: &T5, sources: Sources, options: &Generate, notes: &mut Note
                     }
                     None => {}
                 }
-                notes.sequence(step.finish == Some(Finish::Length) && !has_limit);
+                notes.sequence(step.default_limit);
             }
             out.line("")
         },

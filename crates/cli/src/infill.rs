@@ -4,6 +4,7 @@ use crate::args::ModelArgs;
 use crate::failure::Failure;
 use crate::input::{SourceArgs, answer_all};
 use crate::options::Options;
+use crate::output::Notes;
 use serde::Serialize;
 use tiny_t5::{Error, Source};
 
@@ -40,13 +41,19 @@ pub(crate) fn run(args: Box<Args>) -> Result<(), Failure> {
         Source::Text(text) => t5.infill(text, &options.generate),
         Source::Ids(_) => unreachable!("ids were refused above"),
     };
+    let mut notes = Notes::default();
     let result = answer_all(
         sources,
         |chunk, _| chunk.iter().map(fill).collect::<Result<Vec<_>, Error>>(),
-        |out, _, filled| match model.json {
-            true => out.json(&Line { text: &filled.text, spans: &filled.spans, ids: &filled.ids }),
-            false => out.line(&filled.text),
+        |out, source, filled| {
+            notes.source(&t5, source, &filled.input_ids);
+            notes.sequence(filled.default_limit);
+            match model.json {
+                true => out.json(&Line { text: &filled.text, spans: &filled.spans, ids: &filled.ids }),
+                false => out.line(&filled.text),
+            }
         },
     );
+    notes.print();
     result.map_err(|failure| options.explain(failure))
 }

@@ -31,7 +31,7 @@ pub(crate) struct SourceArgs {
 }
 
 /// A source as it was given.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Given {
     Text(String),
     Ids(Vec<u32>),

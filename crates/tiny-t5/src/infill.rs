@@ -1,8 +1,9 @@
 //! Filling gaps: what pretrained checkpoints do before any fine-tuning.
 
 use crate::error::{Error, Result};
+use crate::generate::Finish;
 use crate::options::Generate;
-use crate::t5::{Source, T5};
+use crate::t5::{Sequence, Source, T5};
 
 /// A text whose gaps are filled.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,6 +15,12 @@ pub struct Infilled {
     pub spans: Vec<String>,
     /// What the model generated: sentinels, each followed by its span.
     pub ids: Vec<u32>,
+    /// The source's ids.
+    pub input_ids: Vec<u32>,
+    /// Why what the model generated ended.
+    pub finish: Finish,
+    /// It ended at a limit that nobody asked for: transformers' default of 20 tokens.
+    pub default_limit: bool,
 }
 
 impl T5 {
@@ -31,7 +38,8 @@ impl T5 {
             return Err(Error::input("source", "no gap", "a text with <extra_id_0>, <extra_id_1>, ..."));
         }
         let generated = self.generate(&source, options)?;
-        let ids = generated.sequences.into_iter().next().map(|s| s.ids).unwrap_or_default();
+        let best = generated.sequences.into_iter().next().expect("a search finds a sequence");
+        let Sequence { ids, finish, default_limit, .. } = best;
         // Each sentinel begins its span; what stands before the first belongs to none.
         let mut spans: Vec<Vec<u32>> = vec![Vec::new(); gaps];
         let mut current = None;
@@ -55,6 +63,6 @@ impl T5 {
             .collect();
         let text = tokenizer.decode(&filled, true)?;
         let spans = spans.iter().map(|ids| tokenizer.decode(ids, true)).collect::<Result<_, _>>()?;
-        Ok(Infilled { text, spans, ids })
+        Ok(Infilled { text, spans, ids, input_ids: source, finish, default_limit })
     }
 }

@@ -50,7 +50,7 @@ pub use classify::Classification;
 pub use complexity::{Flops, Parameters};
 pub use embed::{Encoding, normalized};
 pub use error::{Error, Result};
-pub use generate::{Finish, Timings};
+pub use generate::{Choices, Chosen, Context, Custom, Finish, Timings, TokenLogprob};
 pub use infill::Infilled;
 pub use options::{Dtype, EarlyStopping, Generate, Load, OneOrMany};
 pub use score::{Logits, Score};

@@ -200,12 +200,18 @@ generate_options! {
     max_time: f64,
     /// Seed of the sampling.
     seed: u64,
+    /// Give each token's log-probability.
+    logprobs: bool,
+    /// Give this many of the most likely tokens at each place, with their log-probabilities; implies logprobs.
+    top_logprobs: usize,
     /// The id, or ids, that end a sequence.
     eos_token_id: OneOrMany,
     /// The id that fills up a batch: nothing here needs it.
     pad_token_id: u32,
     /// Ids that every sequence begins with, behind the start token.
     decoder_input_ids: Vec<u32>,
+    /// Text that every sequence begins with, behind decoder_input_ids.
+    decoder_prefix: String,
     /// The id that the decoder starts with.
     decoder_start_token_id: u32,
     /// The start id where decoder_start_token_id is absent.

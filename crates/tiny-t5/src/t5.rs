@@ -3,7 +3,7 @@
 use crate::cache::Cache;
 use crate::decoder::DecoderState;
 use crate::error::{Error, Result, one_line};
-use crate::generate::{self, Finish, Settings, State, Timings};
+use crate::generate::{self, Chosen, Custom, Finish, Settings, State, Timings, TokenLogprob};
 use crate::lm_head::LmHead;
 use crate::model::{Head, Model};
 use crate::options::{Generate, Load};
@@ -110,8 +110,13 @@ pub struct Sequence {
     pub ids: Vec<u32>,
     /// Their text, special tokens left out; none where the checkpoint has no tokenizer.
     pub text: Option<String>,
-    /// Beam search: the sum of the log-probabilities over length ^ length_penalty.
+    /// Beam search, and where log-probabilities or choices are asked for: the sum of the log-probabilities over
+    /// length ^ length_penalty.
     pub score: Option<f32>,
+    /// How likely each of the ids was, where [`Generate::logprobs`] asks for it.
+    pub logprobs: Option<Vec<TokenLogprob>>,
+    /// Which of the caller's choices it is; none where something else ended it.
+    pub chosen: Option<Chosen>,
     /// Why it ended.
     pub finish: Finish,
     /// It ended at a limit that nobody asked for: transformers' default of 20 tokens.
@@ -300,7 +305,20 @@ impl T5 {
     /// # Errors
     /// Where an option or the source is not valid, or the checkpoint has no decoder or (for a text) no tokenizer.
     pub fn generate<'a>(&self, source: impl Into<Source<'a>>, options: &Generate) -> Result<Generated> {
-        let mut all = self.generate_batch(&[source.into()], options)?;
+        self.generate_with(source, options, &Custom::new())
+    }
+
+    /// [`T5::generate`] with rules of the caller's own.
+    ///
+    /// # Errors
+    /// As [`T5::generate`].
+    pub fn generate_with<'a>(
+        &self,
+        source: impl Into<Source<'a>>,
+        options: &Generate,
+        custom: &Custom<'_>,
+    ) -> Result<Generated> {
+        let mut all = self.generate_batch_with(&[source.into()], options, custom)?;
         Ok(all.pop().expect("one source has one answer"))
     }
 
@@ -309,26 +327,56 @@ impl T5 {
     /// # Errors
     /// As [`T5::generate`].
     pub fn generate_batch(&self, sources: &[Source<'_>], options: &Generate) -> Result<Vec<Generated>> {
+        self.generate_batch_with(sources, options, &Custom::new())
+    }
+
+    /// [`T5::generate_batch`] with rules of the caller's own.
+    ///
+    /// # Errors
+    /// As [`T5::generate`].
+    pub fn generate_batch_with(
+        &self,
+        sources: &[Source<'_>],
+        options: &Generate,
+        custom: &Custom<'_>,
+    ) -> Result<Vec<Generated>> {
         let (decoder, head) = self.generator("generate")?;
         let model = &self.inner.model;
-        let settings = Settings::new(options, &self.inner.defaults, model.config())?;
+        let settings = self.settings(options, custom)?;
         let ids = sources.iter().map(|source| self.ids_of("source", *source)).collect::<Result<Vec<_>>>()?;
         let slices: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
         let answers =
             self.with_state(|exec, state| generate::generate((model, decoder, head), exec, state, &settings, &slices))?;
         let generated = |(input_ids, answer): (Vec<u32>, generate::Answer)| {
-            let sequences =
-                answer.found.into_iter().map(|found| self.sequence(found, &settings)).collect::<Result<_>>()?;
+            let (mut logprobs, mut chosen) = (answer.logprobs.into_iter(), answer.chosen.into_iter());
+            let sequence = |found: generate::Found| {
+                let text = self.inner.tokenizer.as_ref().map(|t| t.decode(&found.ids, true)).transpose()?;
+                Ok(Sequence {
+                    text,
+                    score: found.score,
+                    logprobs: logprobs.next(),
+                    chosen: chosen.next().flatten(),
+                    finish: found.finish,
+                    default_limit: settings.limit_was_default && found.finish == Finish::Length,
+                    ids: found.ids,
+                })
+            };
+            let sequences = answer.found.into_iter().map(sequence).collect::<Result<_>>()?;
             let timings = Timings { load_ms: self.inner.load_ms, ..answer.timings };
             Ok(Generated { input_ids, sequences, timings })
         };
         ids.into_iter().zip(answers).map(generated).collect()
     }
 
-    fn sequence(&self, found: generate::Found, settings: &Settings) -> Result<Sequence> {
-        let text = self.inner.tokenizer.as_ref().map(|t| t.decode(&found.ids, true)).transpose()?;
-        let default_limit = settings.limit_was_default && found.finish == Finish::Length;
-        Ok(Sequence { ids: found.ids, text, score: found.score, finish: found.finish, default_limit })
+    /// What a search runs with.
+    pub(crate) fn settings<'a>(&self, options: &Generate, custom: &'a Custom<'a>) -> Result<Settings<'a>> {
+        let (config, defaults) = (self.config(), &self.inner.defaults);
+        let Some(text) = options.decoder_prefix.as_ref().or(defaults.decoder_prefix.as_ref()) else {
+            return Settings::new(options, defaults, custom, config);
+        };
+        let mut options = options.or(defaults);
+        options.decoder_input_ids.get_or_insert_default().extend(self.need_tokenizer()?.encode_plain(text)?);
+        Settings::new(&options, defaults, custom, config)
     }
 
     /// The decoder and the output matrix, for the calls that need them.

@@ -8,7 +8,7 @@
 //! Source: transformers, `GenerationMixin._beam_search`.
 
 use super::processors::Context;
-use super::{Finish, Found, Search, Strategy};
+use super::{Finish, Found, Search, Settings, Strategy};
 use crate::error::Result;
 use crate::options::EarlyStopping;
 use std::cmp::Ordering;
@@ -78,7 +78,9 @@ impl Beams {
                 score: if b == 0 { 0.0 } else { OUT },
                 cache: index * beams + b,
             };
-            Source { ids: ids.to_vec(), index, running: (0..beams).map(beam).collect(), finished: Vec::new() }
+            // Where there may be fewer ways on than beams, those that do not count would take part in the end.
+            let running = if settings.custom.constrains() { 1 } else { beams };
+            Source { ids: ids.to_vec(), index, running: (0..running).map(beam).collect(), finished: Vec::new() }
         };
         Beams {
             live: sources.iter().enumerate().map(source).collect(),
@@ -103,6 +105,9 @@ impl Strategy for Beams {
             best_candidates(search, source, first, &mut self.candidates);
             first += source.running.len();
             source.advance(search, &self.candidates.best, self.generated);
+            if source.running.is_empty() && source.finished.is_empty() {
+                return Err(super::custom::no_way_on());
+            }
         }
         let Beams { live, done, generated, settled, .. } = self;
         live.retain_mut(|source| {
@@ -147,6 +152,10 @@ impl Strategy for Beams {
     }
 }
 
+fn context<'a>(settings: &Settings<'_>, source: &'a Source, ids: &'a [u32], numbers: &[usize]) -> Context<'a> {
+    Context { ids, prompt: settings.prompt.len(), source: &source.ids, index: numbers[source.index] }
+}
+
 /// The best K continuations of a source's beams, whose logits are the rows from `first` on.
 fn best_candidates(search: &mut Search<'_>, source: &Source, first: usize, candidates: &mut Candidates) {
     let settings = search.settings;
@@ -156,12 +165,13 @@ fn best_candidates(search: &mut Search<'_>, source: &Source, first: usize, candi
     candidates.clear();
     // What the worst of a full list scores.
     let mut least = f32::NEG_INFINITY;
+    let (constrained, numbers) = (settings.custom.constrains(), search.numbers);
     let mut logits = search.last_logits();
     for (beam, Beam { ids, score, .. }) in source.running.iter().enumerate() {
         let scores = logits.row(first + beam);
         log_softmax_row(isa, scores);
         for processor in &settings.processors {
-            processor.process(&Context { ids, prompt: settings.prompt.len(), source: &source.ids }, scores);
+            processor.process(&context(settings, source, ids, numbers), scores);
         }
         // A list of the best so far; once it is long, it is cut, and what could not get in is passed over.
         block_maxima(isa, scores, maxima);
@@ -171,7 +181,7 @@ fn best_candidates(search: &mut Search<'_>, source: &Source, first: usize, candi
             }
             for (i, x) in scores.iter().enumerate() {
                 let candidate = Candidate { score: x + score, beam, id: (block * BLOCK + i) as u32 };
-                if candidate.score < least {
+                if candidate.score < least || constrained && candidate.score == f32::NEG_INFINITY {
                     continue;
                 }
                 candidates.push(candidate);
@@ -209,12 +219,12 @@ impl Source {
         let settings = search.settings;
         let beams = settings.num_beams;
         let at_limit = generated >= settings.max_new_tokens;
-        let ends = |c: &Candidate| settings.eos.contains(&c.id) || at_limit;
+        let ends: Vec<Option<Finish>> = candidates.iter().map(|c| self.finish(search, c, at_limit)).collect();
         let penalty = (generated as f64).powf(settings.length_penalty) as f32;
         let full = self.finished.len() == beams && settings.early_stopping == EarlyStopping::Yes;
-        for c in candidates.iter().take(beams).filter(|c| ends(c) && !full) {
+        for (c, finish) in candidates.iter().zip(&ends).take(beams).filter(|_| !full) {
+            let Some(finish) = *finish else { continue };
             let ids = self.running[c.beam].ids[1..].iter().copied().chain([c.id]).collect();
-            let finish = if settings.eos.contains(&c.id) { Finish::Eos } else { Finish::Length };
             let score = c.score / penalty;
             let place = self.finished.partition_point(|f| f.score.is_some_and(|s| s >= score));
             self.finished.insert(place, Found { ids, score: Some(score), finish });
@@ -224,10 +234,10 @@ impl Source {
             return;
         }
         // The first child of a beam goes on with its cache; the others copy it into those that nobody goes on with.
-        let next: Vec<&Candidate> = candidates.iter().filter(|c| !ends(c)).take(beams).collect();
-        let mut free: Vec<usize> = (0..self.running.len())
-            .filter(|b| next.iter().all(|c| c.beam != *b))
-            .map(|b| self.running[b].cache)
+        let goes_on = candidates.iter().zip(&ends).filter(|(_, finish)| finish.is_none());
+        let next: Vec<&Candidate> = goes_on.map(|(c, _)| c).take(beams).collect();
+        let mut free: Vec<usize> = (self.index * beams..(self.index + 1) * beams)
+            .filter(|cache| next.iter().all(|c| self.running[c.beam].cache != *cache))
             .collect();
         let mut taken = vec![false; self.running.len()];
         let running = next
@@ -246,6 +256,22 @@ impl Source {
             })
             .collect();
         self.running = running;
+    }
+
+    /// Why a candidate ends here, if it does.
+    fn finish(&self, search: &Search<'_>, candidate: &Candidate, at_limit: bool) -> Option<Finish> {
+        let settings = search.settings;
+        let stops = || {
+            let ids = [&self.running[candidate.beam].ids[..], &[candidate.id]].concat();
+            settings.custom.stops(&context(settings, self, &ids, search.numbers))
+        };
+        if settings.eos.contains(&candidate.id) {
+            Some(Finish::Eos)
+        } else if settings.custom.may_stop() && stops() {
+            Some(Finish::Stopped)
+        } else {
+            at_limit.then_some(Finish::Length)
+        }
     }
 
     /// Whether a running beam can still get among the finished ones.

@@ -1,14 +1,21 @@
 //! From sources to sequences: encode, cross K/V once, then a search over the decoder. One file a strategy.
 
 mod beam;
+mod choices;
+mod custom;
 mod greedy;
+mod logprobs;
 mod processors;
 mod rows;
 mod sample;
 mod settings;
 mod warpers;
 
-pub(crate) use settings::Settings;
+pub use choices::{Choices, Chosen};
+pub use custom::Custom;
+pub use logprobs::TokenLogprob;
+pub use processors::Context;
+pub(crate) use settings::{Settings, eos};
 
 use crate::decoder::{self, DecoderState, Feed};
 use crate::encoder::{self, EncoderState};
@@ -104,7 +111,7 @@ pub(crate) struct Search<'a> {
     decoder: &'a Stack,
     head: &'a LmHead,
     exec: Exec<'a>,
-    settings: &'a Settings,
+    settings: &'a Settings<'a>,
     state: &'a mut State,
     timings: Timings,
     /// The place of each source in the call: what sampling numbers sources by.
@@ -115,6 +122,10 @@ pub(crate) struct Search<'a> {
 /// The sequences of one source.
 pub(crate) struct Answer {
     pub(crate) found: Vec<Found>,
+    /// Of each sequence, where they are asked for.
+    pub(crate) logprobs: Vec<Vec<TokenLogprob>>,
+    /// Of each sequence, where there are choices.
+    pub(crate) chosen: Vec<Option<Chosen>>,
     pub(crate) timings: Timings,
 }
 
@@ -123,7 +134,7 @@ pub(crate) fn generate(
     (model, decoder, head): (&Model, &Stack, &LmHead),
     exec: Exec<'_>,
     state: &mut State,
-    settings: &Settings,
+    settings: &Settings<'_>,
     sources: &[&[u32]],
 ) -> Result<Vec<Answer>> {
     let begun = Instant::now();
@@ -143,9 +154,8 @@ pub(crate) fn generate(
         rest = after;
         let batch: Vec<&[u32]> = group.iter().map(|i| sources[*i]).collect();
         let mut search = Search::new((model, decoder, head), exec, settings, state, group, begun);
-        for (found, i) in search.run(&batch)?.into_iter().zip(group) {
-            let new_tokens = found.iter().map(|f| f.ids.len()).sum();
-            answers[*i] = Some(Answer { found, timings: Timings { new_tokens, ..search.timings } });
+        for (answer, i) in search.run(&batch)?.into_iter().zip(group) {
+            answers[*i] = Some(answer);
         }
     }
     Ok(answers.into_iter().flatten().collect())
@@ -155,7 +165,7 @@ impl<'a> Search<'a> {
     pub(crate) fn new(
         (model, decoder, head): (&'a Model, &'a Stack, &'a LmHead),
         exec: Exec<'a>,
-        settings: &'a Settings,
+        settings: &'a Settings<'a>,
         state: &'a mut State,
         numbers: &'a [usize],
         begun: Instant,
@@ -163,23 +173,38 @@ impl<'a> Search<'a> {
         Search { model, decoder, head, exec, settings, state, timings: Timings::default(), numbers, begun }
     }
 
-    /// The time that the caller gave is over.
-    pub(crate) fn is_late(&self) -> bool {
-        self.settings.max_time.is_some_and(|most| self.begun.elapsed() >= most)
+    /// A step of the search; its last where the caller's time is over.
+    pub(crate) fn step(&mut self, strategy: &mut dyn Strategy) -> Result<()> {
+        strategy.step(self)?;
+        self.settings.processors.iter().try_for_each(|processor| processor.check())?;
+        if self.settings.max_time.is_some_and(|most| self.begun.elapsed() >= most) {
+            strategy.stop();
+        }
+        Ok(())
     }
 
-    fn run(&mut self, sources: &[&[u32]]) -> Result<Vec<Vec<Found>>> {
+    fn run(&mut self, sources: &[&[u32]]) -> Result<Vec<Answer>> {
         let start = Instant::now();
         let mut strategy = self.start(sources);
         while !strategy.is_done() {
-            strategy.step(self)?;
-            if self.is_late() {
-                strategy.stop();
-            }
+            self.step(&mut *strategy)?;
         }
+        let mut found = strategy.found();
+        let mut logprobs = self.found_logprobs(&mut found)?.into_iter();
+        let mut chosen = match self.settings.custom.chosen_from() {
+            Some(choices) => choices::chosen(self, choices, sources, &found)?,
+            None => Vec::new(),
+        }
+        .into_iter();
         self.timings.decode_ms = ms(start) - self.timings.encode_ms;
         (self.timings.screened, self.timings.survivors) = (self.state.choice.screened, self.state.choice.survivors);
-        Ok(strategy.found())
+        let answer = |found: Vec<Found>| {
+            let new_tokens = found.iter().map(|f| f.ids.len()).sum();
+            let logprobs = logprobs.by_ref().take(found.len()).collect();
+            let chosen = chosen.next().unwrap_or_default();
+            Answer { found, logprobs, chosen, timings: Timings { new_tokens, ..self.timings } }
+        };
+        Ok(found.into_iter().map(answer).collect())
     }
 
     /// Encodes the sources and begins the search that the settings ask for.
@@ -187,6 +212,7 @@ impl<'a> Search<'a> {
         self.attend_to(sources);
         (self.state.choice.screened, self.state.choice.survivors) = (0, 0);
         match (self.settings.num_beams, self.settings.do_sample) {
+            (1, false) if self.settings.custom.chosen_from().is_some() => Box::new(choices::Ranking::new(sources)),
             (1, false) => Box::new(greedy::greedy(self, sources)),
             (1, true) => Box::new(sample::sample(self, sources)),
             _ => Box::new(beam::Beams::new(self, sources)),

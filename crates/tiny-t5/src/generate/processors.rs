@@ -3,16 +3,30 @@
 //! Greedy search hands them raw logits, beam search log-probabilities. A new one is a struct and a line in [`of`].
 //! Source: transformers, `generation/logits_process.py`.
 
+use super::custom::Custom;
+use crate::error::Result;
 use crate::options::Generate;
 
-/// What a processor may look at.
-pub(crate) struct Context<'a> {
+/// What a processor, or a caller's own rule, may look at.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Context<'a> {
     /// The decoder's ids so far, the start token first.
-    pub(crate) ids: &'a [u32],
+    pub ids: &'a [u32],
     /// How many of them were given: the start token and a prefix.
-    pub(crate) prompt: usize,
+    pub prompt: usize,
     /// The source's ids.
-    pub(crate) source: &'a [u32],
+    pub source: &'a [u32],
+    /// The source's place among those of the call.
+    pub index: usize,
+}
+
+impl<'a> Context<'a> {
+    /// The ids that were generated.
+    #[must_use]
+    pub fn new_ids(&self) -> &'a [u32] {
+        &self.ids[self.prompt..]
+    }
 }
 
 /// Changes the scores [vocab_size] of the next token.
@@ -22,11 +36,21 @@ pub(crate) trait Processor: Send + Sync {
     /// Adds the ids whose scores `process` changes; false where it may change all. What it tells lets the LM head compute only those
     /// and the best of the others.
     fn touches(&self, context: &Context<'_>, ids: &mut Vec<u32>) -> bool;
+
+    /// What went wrong since the search began.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
-/// The processors that options ask for.
-pub(crate) fn of(o: &Generate, eos: &[u32], max_new_tokens: usize) -> Vec<Box<dyn Processor>> {
-    let mut all: Vec<Box<dyn Processor>> = Vec::new();
+/// The processors that options ask for, and the caller's own.
+pub(crate) fn of<'a>(
+    o: &Generate,
+    custom: &'a Custom<'_>,
+    eos: &[u32],
+    max_new_tokens: usize,
+) -> Vec<Box<dyn Processor + 'a>> {
+    let mut all: Vec<Box<dyn Processor + 'a>> = Vec::new();
     if let Some(biases) = o.sequence_bias.clone() {
         all.push(Box::new(SequenceBias(biases)));
     }
@@ -51,6 +75,7 @@ pub(crate) fn of(o: &Generate, eos: &[u32], max_new_tokens: usize) -> Vec<Box<dy
         let (new, whole) = (o.min_new_tokens, o.min_length.filter(|_| o.min_new_tokens.is_none()));
         all.push(Box::new(MinLength { new: new.unwrap_or(0), whole: whole.unwrap_or(0), eos: eos.to_vec() }));
     }
+    all.extend(custom.allowed());
     if let Some(id) = o.forced_bos_token_id {
         all.push(Box::new(Forced { at: At::Length(1), ids: vec![id] }));
     }
@@ -70,6 +95,7 @@ pub(crate) fn of(o: &Generate, eos: &[u32], max_new_tokens: usize) -> Vec<Box<dy
         let at = if o.forced_bos_token_id.is_some() { At::BehindForcedBos } else { At::New(0) };
         all.push(Box::new(Suppress { at, ids }));
     }
+    all.extend(custom.last(o.num_beams.unwrap_or(1)));
     if o.renormalize_logits == Some(true) {
         all.push(Box::new(Renormalize));
     }
@@ -335,8 +361,8 @@ mod tests {
             let source = case["params"].get("encoder_ids").map_or(vec![], &ids);
             let decoder = ids(&case["decoder_ids"]);
             let mut scores: Vec<f32> = serde_json::from_value(case["scores"].clone()).unwrap();
-            for processor in of(&options, &[1], 100) {
-                processor.process(&Context { ids: &decoder, prompt: 1, source: &source }, &mut scores);
+            for processor in of(&options, &Custom::new(), &[1], 100) {
+                processor.process(&Context { ids: &decoder, prompt: 1, source: &source, index: 0 }, &mut scores);
             }
             for (got, expected) in scores.iter().zip(case["out"].as_array().unwrap()) {
                 match expected.as_f64() {

@@ -29,14 +29,15 @@ pub(super) struct Rows {
 pub(super) struct Step<'a> {
     pub(super) rows: &'a [Row],
     sources: &'a [Vec<u32>],
-    processors: &'a [Box<dyn Processor>],
+    processors: &'a [Box<dyn Processor + 'a>],
     prompt: usize,
+    numbers: &'a [usize],
 }
 
 impl Step<'_> {
     fn context(&self, row: usize) -> Context<'_> {
         let Row { ids, source, .. } = &self.rows[row];
-        Context { ids, prompt: self.prompt, source: &self.sources[*source] }
+        Context { ids, prompt: self.prompt, source: &self.sources[*source], index: self.numbers[*source] }
     }
 }
 
@@ -81,14 +82,17 @@ impl Strategy for Rows {
         let settings = search.settings;
         let prompt = settings.prompt.len();
         search.feed(self.rows.iter().map(|row| (row.cache, row.source, row.ids[row.ids.len() - 1])));
-        let step = Step { rows: &self.rows, sources: &self.sources, processors: &settings.processors, prompt };
+        let (sources, numbers) = (&self.sources, search.numbers);
+        let step = Step { rows: &self.rows, sources, processors: &settings.processors, prompt, numbers };
         (self.pick)(search, &step, &mut self.picked)?;
         let mut picked = self.picked.iter();
         let found = &mut self.found;
         // Finished rows leave the batch; the others keep their order.
         self.rows.retain_mut(|row| {
             row.ids.extend(picked.next());
-            let Some(finish) = settings.finish(&row.ids) else { return true };
+            let source = row.source;
+            let context = Context { ids: &row.ids, prompt, source: &sources[source], index: numbers[source] };
+            let Some(finish) = settings.finish(&context) else { return true };
             let ids = row.ids.split_off(1);
             found[row.source].push((row.sample, Found { ids, score: None, finish }));
             false

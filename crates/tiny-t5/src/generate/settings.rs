@@ -1,7 +1,8 @@
 //! Options, checked and completed: what a search runs with.
 
 use super::Finish;
-use super::processors::{self, Processor};
+use super::custom::Custom;
+use super::processors::{self, Context, Processor};
 use super::warpers::{self, Warper};
 use crate::error::{Error, Result};
 use crate::options::{EarlyStopping, Generate};
@@ -14,7 +15,7 @@ const MAX_BEAMS: usize = 1024;
 const MAX_TOKENS: usize = 1 << 20;
 
 /// What a search runs with.
-pub(crate) struct Settings {
+pub(crate) struct Settings<'a> {
     /// Most tokens to generate.
     pub(crate) max_new_tokens: usize,
     /// Nobody asked for this limit.
@@ -31,18 +32,32 @@ pub(crate) struct Settings {
     pub(crate) seed: u64,
     pub(crate) warpers: Vec<Warper>,
     /// In transformers' order.
-    pub(crate) processors: Vec<Box<dyn Processor>>,
+    pub(crate) processors: Vec<Box<dyn Processor + 'a>>,
+    /// The caller's own rules; `processors` has its scores' changes.
+    pub(crate) custom: &'a Custom<'a>,
+    /// Log-probabilities are asked for, with this many alternatives a token.
+    pub(crate) top_logprobs: Option<usize>,
 }
 
-impl Settings {
+/// The end tokens that options name, or else the model.
+pub(crate) fn eos(o: &Generate, config: &Config) -> Vec<u32> {
+    match &o.eos_token_id {
+        Some(ids) => ids.as_slice().to_vec(),
+        // An end token past the vocabulary can never come; released configs have such.
+        None => config.eos_token_id.iter().copied().filter(|id| (*id as usize) < config.vocab_size).collect(),
+    }
+}
+
+impl<'a> Settings<'a> {
     /// Completes `options`, which go before the checkpoint's own `defaults`.
-    pub(crate) fn new(options: &Generate, defaults: &Generate, config: &Config) -> Result<Settings> {
+    pub(crate) fn new(
+        options: &Generate,
+        defaults: &Generate,
+        custom: &'a Custom<'a>,
+        config: &Config,
+    ) -> Result<Settings<'a>> {
         let o = options.or(defaults);
-        let eos = match &o.eos_token_id {
-            Some(ids) => ids.as_slice().to_vec(),
-            // An end token past the vocabulary can never come; released configs have such.
-            None => config.eos_token_id.iter().copied().filter(|id| (*id as usize) < config.vocab_size).collect(),
-        };
+        let eos = eos(&o, config);
         let start = o.decoder_start_token_id.unwrap_or(config.decoder_start_token_id);
         check_ids(&o, &eos, start, config.vocab_size)?;
         check_numbers(&o)?;
@@ -56,7 +71,21 @@ impl Settings {
             prompt.insert(0, start);
         }
         let limit = new_tokens.or(max_length.map(|length| length.saturating_sub(prompt.len())));
-        let max_new_tokens = limit.unwrap_or(20);
+        let mut max_new_tokens = limit.unwrap_or(20);
+        if let Some(choices) = custom.chosen_from() {
+            if !eos.contains(&choices.eos()) {
+                let expected = format!("{} among them, which closes the choices", choices.eos());
+                return Err(Error::option("eos_token_id", format!("{eos:?}"), expected));
+            }
+            // The checkpoint's limit is none for them.
+            let (longest, given) = (choices.longest(), options.max_new_tokens.or(options.max_length));
+            if given.is_some() && max_new_tokens < longest {
+                let option = if options.max_new_tokens.is_some() { "max_new_tokens" } else { "max_length" };
+                let expected = format!("room for the {longest} tokens of the longest choice");
+                return Err(Error::option(option, given.unwrap_or(0), expected));
+            }
+            max_new_tokens = max_new_tokens.max(longest);
+        }
         if !(1..=MAX_TOKENS).contains(&max_new_tokens) {
             let (option, found) = match (new_tokens, max_length) {
                 (None, Some(length)) => ("max_length", length),
@@ -78,9 +107,17 @@ impl Settings {
             ));
         }
         let num_return_sequences = o.num_return_sequences.unwrap_or(1);
-        let (most, whose) = if do_sample { (MAX_BEAMS, "") } else { (num_beams, " (num_beams)") };
+        let (most, whose) = match custom.chosen_from() {
+            _ if do_sample => (MAX_BEAMS, ""),
+            Some(choices) if num_beams == 1 => (choices.len(), " (choices)"),
+            _ => (num_beams, " (num_beams)"),
+        };
         if !(1..=most).contains(&num_return_sequences) {
             return Err(Error::option("num_return_sequences", num_return_sequences, format!("1 to {most}{whose}")));
+        }
+        let top_logprobs = o.top_logprobs.or((o.logprobs == Some(true)).then_some(0));
+        if let Some(top) = top_logprobs.filter(|top| *top > config.vocab_size) {
+            return Err(Error::option("top_logprobs", top, format!("at most vocab_size, {}", config.vocab_size)));
         }
         Ok(Settings {
             max_new_tokens,
@@ -90,7 +127,9 @@ impl Settings {
             length_penalty: o.length_penalty.unwrap_or(1.0),
             early_stopping: o.early_stopping.unwrap_or(EarlyStopping::Heuristic),
             num_return_sequences,
-            processors: processors::of(&o, &eos, max_new_tokens),
+            processors: processors::of(&o, custom, &eos, max_new_tokens),
+            custom,
+            top_logprobs,
             warpers: warpers::of(&o),
             do_sample,
             seed: o.seed.unwrap_or(0),
@@ -100,11 +139,14 @@ impl Settings {
     }
 }
 
-impl Settings {
+impl Settings<'_> {
     /// Why decoder ids end here, if they do.
-    pub(crate) fn finish(&self, ids: &[u32]) -> Option<Finish> {
+    pub(crate) fn finish(&self, context: &Context<'_>) -> Option<Finish> {
+        let Context { ids, .. } = context;
         if ids.last().is_some_and(|id| self.eos.contains(id)) {
             Some(Finish::Eos)
+        } else if self.custom.stops(context) {
+            Some(Finish::Stopped)
         } else if ids.len() >= self.prompt.len() + self.max_new_tokens {
             Some(Finish::Length)
         } else {

@@ -1,0 +1,213 @@
+//! What a caller's own code decides: scores, allowed tokens, when to stop. transformers' `logits_processor`,
+//! `stopping_criteria` and `prefix_allowed_tokens_fn`, as closures.
+
+use super::choices::Choices;
+use super::processors::{Context, Processor};
+use crate::error::{Error, Result};
+use std::sync::OnceLock;
+
+type LogitsProcessor<'a> = dyn Fn(&Context<'_>, &mut [f32]) + Send + Sync + 'a;
+type StoppingCriteria<'a> = dyn Fn(&Context<'_>) -> bool + Send + Sync + 'a;
+type PrefixAllowedTokens<'a> = dyn Fn(&Context<'_>) -> Vec<u32> + Send + Sync + 'a;
+
+/// A caller's own rules beside [`Generate`](crate::Generate)'s: for [`T5::generate_with`](crate::T5::generate_with) and its kin.
+///
+/// They hold in greedy search, sampling, beams, batches and streams. A closure may be called from several threads; where it
+/// panics, the call does, and the model can be used again.
+///
+/// ```no_run
+/// # fn main() -> tiny_t5::Result<()> {
+/// # let t5 = tiny_t5::T5::open("path/to/flan-t5-small")?;
+/// use tiny_t5::{Custom, Generate};
+///
+/// let custom = Custom::new()
+///     .logits_processor(|_, scores| scores[42] -= 5.0)
+///     .stopping_criteria(|context| context.new_ids().ends_with(&[5, 5]));
+/// let answer = t5.generate_with("a text", &Generate::default(), &custom)?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Custom<'a> {
+    logits_processors: Vec<Box<LogitsProcessor<'a>>>,
+    stopping_criteria: Vec<Box<StoppingCriteria<'a>>>,
+    prefix_allowed_tokens: Option<Box<PrefixAllowedTokens<'a>>>,
+    choices: Option<&'a Choices>,
+}
+
+impl<'a> Custom<'a> {
+    /// No rule.
+    #[must_use]
+    pub const fn new() -> Custom<'a> {
+        Custom {
+            logits_processors: Vec::new(),
+            stopping_criteria: Vec::new(),
+            prefix_allowed_tokens: None,
+            choices: None,
+        }
+    }
+
+    /// Changes the scores [vocab_size] of the next token: logits, in beam search log-probabilities. Behind the built-in
+    /// processors and before temperature and what follows it; more than one run in the order given.
+    #[must_use]
+    pub fn logits_processor(mut self, change: impl Fn(&Context<'_>, &mut [f32]) + Send + Sync + 'a) -> Custom<'a> {
+        self.logits_processors.push(Box::new(change));
+        self
+    }
+
+    /// Ends a sequence, with [`Finish::Stopped`](crate::Finish), behind the token that makes this true; in beam search a beam
+    /// that it ends is a finished one. Of more than one any may end it.
+    #[must_use]
+    pub fn stopping_criteria(mut self, stop: impl Fn(&Context<'_>) -> bool + Send + Sync + 'a) -> Custom<'a> {
+        self.stopping_criteria.push(Box::new(stop));
+        self
+    }
+
+    /// The ids that may come next; all others get minus infinity, inside beams too. An empty list, or one of which the other
+    /// rules leave nothing, is an error. A forbidden sequence is never returned: beam search may bring fewer than
+    /// `num_return_sequences`.
+    #[must_use]
+    pub fn prefix_allowed_tokens(
+        mut self,
+        allowed: impl Fn(&Context<'_>) -> Vec<u32> + Send + Sync + 'a,
+    ) -> Custom<'a> {
+        self.prefix_allowed_tokens = Some(Box::new(allowed));
+        self
+    }
+
+    /// The output is one of these: see [`Choices`].
+    #[must_use]
+    pub fn choices(mut self, choices: &'a Choices) -> Custom<'a> {
+        self.choices = Some(choices);
+        self
+    }
+
+    pub(crate) fn chosen_from(&self) -> Option<&'a Choices> {
+        self.choices
+    }
+
+    /// Some tokens cannot come at all, so that a beam may have fewer ways on than there are beams.
+    pub(crate) fn constrains(&self) -> bool {
+        self.prefix_allowed_tokens.is_some() || self.choices.is_some()
+    }
+
+    /// One of the stop rules holds.
+    pub(crate) fn stops(&self, context: &Context<'_>) -> bool {
+        self.stopping_criteria.iter().any(|stop| stop(context))
+    }
+
+    /// There are stop rules.
+    pub(crate) fn may_stop(&self) -> bool {
+        !self.stopping_criteria.is_empty()
+    }
+
+    /// The processor that stands where transformers has `prefix_allowed_tokens_fn`.
+    pub(crate) fn allowed(&self) -> Option<Box<dyn Processor + '_>> {
+        let allowed = self.prefix_allowed_tokens.as_deref()?;
+        Some(Box::new(Allowed { allowed, failure: OnceLock::new() }))
+    }
+
+    /// The processors that stand behind all built-in ones but the last normalisation.
+    pub(crate) fn last(&self, num_beams: usize) -> impl Iterator<Item = Box<dyn Processor + '_>> {
+        let own = self.logits_processors.iter().map(|change| Box::new(Own(&**change)) as Box<dyn Processor>);
+        // A beam without a way on dies, and others live; a row alone has to go on.
+        let left = self.prefix_allowed_tokens.is_some() && num_beams == 1;
+        let left = left.then(|| Box::new(AnyLeft(OnceLock::new())) as Box<dyn Processor>);
+        let choices = self.choices.map(|choices| Box::new(choices) as Box<dyn Processor>);
+        own.chain(left).chain(choices)
+    }
+}
+
+impl Default for Custom<'_> {
+    fn default() -> Self {
+        Custom::new()
+    }
+}
+
+impl std::fmt::Debug for Custom<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Custom")
+            .field("logits_processors", &self.logits_processors.len())
+            .field("stopping_criteria", &self.stopping_criteria.len())
+            .field("prefix_allowed_tokens", &self.prefix_allowed_tokens.is_some())
+            .field("choices", &self.choices)
+            .finish()
+    }
+}
+
+struct Own<'a>(&'a LogitsProcessor<'a>);
+
+impl Processor for Own<'_> {
+    fn process(&self, context: &Context<'_>, scores: &mut [f32]) {
+        (self.0)(context, scores);
+    }
+
+    fn touches(&self, _: &Context<'_>, _: &mut Vec<u32>) -> bool {
+        false
+    }
+}
+
+/// What beam search says where every beam is at an end that none may take.
+pub(super) fn no_way_on() -> Error {
+    Error::option(PREFIX, "no id that the other rules allow as well", "at least one")
+}
+
+const PREFIX: &str = "prefix_allowed_tokens";
+
+struct Allowed<'a> {
+    allowed: &'a PrefixAllowedTokens<'a>,
+    /// What was wrong with a list, and what was expected.
+    failure: OnceLock<[String; 2]>,
+}
+
+impl Processor for Allowed<'_> {
+    fn process(&self, context: &Context<'_>, scores: &mut [f32]) {
+        let allowed = (self.allowed)(context);
+        let vocab_size = scores.len();
+        let failure = match allowed.iter().find(|id| **id as usize >= vocab_size) {
+            Some(id) => [id.to_string(), format!("ids below vocab_size, {vocab_size}")],
+            None if allowed.is_empty() => ["an empty list".into(), "at least one id".into()],
+            None => return keep(allowed.into_iter(), scores),
+        };
+        // Told at the end of the step.
+        let _ = self.failure.set(failure);
+    }
+
+    fn touches(&self, _: &Context<'_>, _: &mut Vec<u32>) -> bool {
+        false
+    }
+
+    fn check(&self) -> Result<()> {
+        match self.failure.get() {
+            Some([found, expected]) => Err(Error::option(PREFIX, found, expected)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Notices where nothing may come.
+struct AnyLeft(OnceLock<()>);
+
+impl Processor for AnyLeft {
+    fn process(&self, _: &Context<'_>, scores: &mut [f32]) {
+        if scores.iter().all(|score| *score == f32::NEG_INFINITY) {
+            let _ = self.0.set(());
+        }
+    }
+
+    fn touches(&self, _: &Context<'_>, _: &mut Vec<u32>) -> bool {
+        false
+    }
+
+    fn check(&self) -> Result<()> {
+        self.0.get().map_or(Ok(()), |()| Err(no_way_on()))
+    }
+}
+
+/// Forbids all but some ids.
+pub(super) fn keep(ids: impl Iterator<Item = u32>, scores: &mut [f32]) {
+    let kept: Vec<(u32, f32)> = ids.map(|id| (id, scores[id as usize])).collect();
+    scores.fill(f32::NEG_INFINITY);
+    for (id, score) in kept {
+        scores[id as usize] = score;
+    }
+}

@@ -392,6 +392,129 @@ fn cli_generate_answers_each_line_while_the_writer_waits() {
     assert!(child.wait().unwrap().success());
 }
 
+/// The most memory that a process has had, in KB.
+#[cfg(target_os = "linux")]
+fn peak_memory(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    peak.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// Lines come as fast as they are taken, answers go as they are made: the memory of 20,000 is that of the first 1,000.
+#[cfg(target_os = "linux")]
+#[test]
+fn cli_generate_over_a_pipe_takes_constant_memory() {
+    use std::io::{BufRead, BufReader, Write};
+    const LINES: usize = 20_000;
+    let line = |i: usize| ["hello", "a", "one two three", "rhythm and blues"][i % 4];
+    let expected: Vec<String> = (0..4).map(|i| answer(&["--max-new-tokens", "1", line(i)])).collect();
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_tiny-t5"))
+        .args(["--max-new-tokens", "1", "--threads", "1"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let writer = std::thread::spawn(move || {
+        (0..LINES).for_each(|i| writeln!(stdin, "{}", line(i)).unwrap());
+        stdin // open until the memory is read
+    });
+    let (mut early, mut late) = (0, 0);
+    let mut stdout = BufReader::new(stdout);
+    for i in 0..LINES {
+        let mut text = String::new();
+        stdout.read_line(&mut text).unwrap();
+        assert_eq!(text, expected[i % 4], "line {i}");
+        if i + 1 == 1_000 {
+            early = peak_memory(child.id());
+        }
+        if i + 1 == LINES {
+            late = peak_memory(child.id());
+        }
+    }
+    drop(writer.join().unwrap());
+    assert!(child.wait().unwrap().success());
+    assert!(late <= early + 2_048, "{early} KB after 1,000 lines, {late} KB after {LINES}");
+    assert!(late < 160 * 1024, "{late} KB");
+}
+
+#[test]
+fn cli_generate_logprobs_stand_in_json_where_asked_for() {
+    let t5 = tiny_t5::T5::embedded(&tiny_t5::Load::default()).unwrap();
+    let none = &lines(&["--json", "hello"])[0]["sequences"][0];
+    assert_eq!(keys(none), ["ids", "text", "finish"]);
+    for more in [&["--num-beams", "1"][..], &["--num-beams", "3"], &["--do-sample", "--seed", "4"]] {
+        let line = &lines(&[&["--json", "--logprobs", "hello"], more].concat())[0];
+        let sequence = &line["sequences"][0];
+        assert_eq!(
+            keys(sequence),
+            ["ids", "text", "score", "logprobs", "finish"],
+            "greedy has a score too where asked for"
+        );
+        let ids: Vec<u32> = serde_json::from_value(sequence["ids"].clone()).unwrap();
+        let score = t5.score("hello", &ids).unwrap();
+        for ((token, id), logprob) in
+            sequence["logprobs"].as_array().unwrap().iter().zip(&ids).zip(&score.token_logprobs)
+        {
+            assert_eq!(keys(token), ["id", "token", "logprob"]);
+            assert_eq!(token["id"], *id);
+            assert_eq!(token["token"], *t5.tokenizer().unwrap().id_to_token(*id).unwrap());
+            assert_eq!(token["logprob"].to_string().parse::<f32>().unwrap().to_bits(), logprob.to_bits());
+        }
+    }
+    let top = &lines(&["--json", "--top-logprobs", "3", "hello"])[0]["sequences"][0]["logprobs"];
+    for token in top.as_array().unwrap() {
+        let best = token["top_logprobs"].as_array().unwrap();
+        assert_eq!((best.len(), keys(&best[0])), (3, vec!["id", "token", "logprob"]));
+        assert_eq!((&best[0]["id"], &best[0]["logprob"]), (&token["id"], &token["logprob"]), "greedy takes the best");
+    }
+    let ids = json_of(with_golden("v1_0-relu-tied", &["--logprobs", "--input-ids", "5,8,1"]));
+    assert_eq!(keys(&ids["sequences"][0]["logprobs"][0]), ["id", "logprob"], "no tokenizer, no token");
+}
+
+#[test]
+fn cli_generate_choices_answer_with_one_of_them() {
+    let choices = ["--choices", "ˈɹɪðəm,həˈloʊ,ˈeɪ"];
+    let of = |more: &[&str]| answer(&[&choices, more].concat());
+    let both = of(&["rhythm", "hello"]);
+    let (text, probability): (Vec<&str>, Vec<f64>) = both
+        .lines()
+        .map(|line| line.split_once('\t').unwrap())
+        .map(|(text, p)| (text, p.parse::<f64>().unwrap()))
+        .unzip();
+    assert_eq!(text, ["ˈɹɪðəm", "həˈloʊ"]);
+    assert!(probability.iter().all(|p| *p > 0.9 && *p <= 1.0), "{both}");
+    assert_eq!(of(&["--stream", "rhythm", "hello"]), both);
+    let list = r#"["ˈɹɪðəm", "həˈloʊ", "ˈeɪ"]"#;
+    assert_eq!(answer(&["--choices", list, "rhythm", "hello"]), both);
+    for more in [&["--num-beams", "2"][..], &["--do-sample", "--seed", "7"], &["--min-new-tokens", "15"]] {
+        let all = of(&[&["hello", "no such word"], more].concat());
+        let texts: Vec<&str> = all.lines().filter_map(|line| line.split('\t').next()).collect();
+        assert!(texts.iter().all(|text| ["ˈɹɪðəm", "həˈloʊ", "ˈeɪ"].contains(text)), "{all}");
+    }
+    let ranked = &lines(&[&choices[..], &["--json", "--num-return-sequences", "3", "hello"]].concat())[0]["sequences"];
+    let sum: f64 = ranked.as_array().unwrap().iter().map(|s| s["probability"].as_f64().unwrap()).sum();
+    assert!((sum - 1.0).abs() < 1e-6);
+    assert_eq!((&ranked[0]["choice"], &ranked[0]["text"]), (&1.into(), &"həˈloʊ".into()));
+    assert_eq!(keys(&ranked[0]), ["ids", "text", "score", "choice", "probability", "finish"]);
+    let ids = json_of(with_golden("v1_0-relu-tied", &["--choices", "[[5,8],[5],[7,9,3]]", "--input-ids", "5,8,1"]));
+    let chosen = ids["sequences"][0]["choice"].as_u64().unwrap() as usize;
+    assert_eq!(
+        ids["sequences"][0]["ids"],
+        [serde_json::json!([5, 8, 1]), serde_json::json!([5, 1]), serde_json::json!([7, 9, 3, 1])][chosen]
+    );
+    fails(&["--choices", "a,b,a", "x"], 2, &["--choices", "choice 3", "choice 1"]);
+    fails(&["--choices", "a,,b", "x"], 2, &["--choices", "choice 2", "nothing"]);
+    fails(&["--choices", "[1,2]", "x"], 2, &["--choices", "[1,2]", "expected texts"]);
+    fails(&["--choices", "a,b", "--num-return-sequences", "3", "x"], 2, &["--num-return-sequences", "1 to 2"]);
+}
+
+#[test]
+fn cli_generate_decoder_prefix_begins_every_text() {
+    let text = answer(&["--decoder-prefix", "ˌfoʊ", "rhythm", "hello"]);
+    assert!(text.lines().all(|line| line.starts_with("ˌfoʊ")), "{text}");
+}
+
 #[cfg(unix)]
 #[test]
 fn cli_generate_broken_pipe_is_success() {
@@ -442,6 +565,10 @@ fn cli_notes_are_one_line_for_all_sources() {
     assert_eq!((code, err.lines().count()), (0, 1), "{err}");
     assert!(err.starts_with("note: 2 sources have characters"), "{err}");
     assert_eq!(run(tiny_t5(&["--input-ids", "2,1"])).2, "", "ids are what was asked for");
+    let gaps = ["infill", "a <extra_id_0> walks"];
+    let (_, _, err) = run(with_golden("byt5-shape", &gaps));
+    assert!(err.starts_with("note: 1 sequence ended at the default limit of 20 new tokens"), "{err}");
+    assert_eq!(run(with_golden("byt5-shape", &[&gaps[..], &["--max-new-tokens", "20"]].concat())).2, "");
 }
 
 #[test]
@@ -579,7 +706,10 @@ fn cli_infill_puts_spans_in_place_of_sentinels() {
     let line = json_of(with_golden("byt5-shape", &["infill", "--max-new-tokens", "12", text]));
     let options = tiny_t5::Generate { max_new_tokens: Some(12), ..tiny_t5::Generate::default() };
     let filled = tiny_t5::T5::open(data("goldens/byt5-shape")).unwrap().infill(text, &options).unwrap();
-    assert_eq!(line, serde_json::json!({"text": filled.text, "spans": filled.spans, "ids": filled.ids}));
+    assert_eq!(
+        line,
+        serde_json::json!({"text": filled.text, "spans": filled.spans, "ids": filled.ids, "finish": "length"})
+    );
     assert_eq!(line["spans"].as_array().unwrap().len(), 2);
     let bytes = data("goldens/byt5-shape");
     fails(&["infill", "--model", &bytes, "nothing"], 1, &["source", "no gap"]);

@@ -1,6 +1,10 @@
-//! Ways of generating, on the embedded model: streams, sampling, prefixes, limits of time.
+//! Ways of generating: streams, sampling, prefixes, limits of time, log-probabilities; on the embedded model, and where
+//! the tokenizer matters, on random weights with T5's own and with bytes.
 
-use tiny_t5::{EarlyStopping, Finish, Generate, Load, Source, T5};
+mod common;
+
+use common::{Folder, Stored, data, many_words, noise, open, sources};
+use tiny_t5::{EarlyStopping, Finish, Generate, Load, Sequence, Source, T5, TokenLogprob};
 
 fn model() -> T5 {
     T5::embedded(&Load::default()).unwrap()
@@ -21,24 +25,90 @@ fn options() -> Vec<Generate> {
     ]
 }
 
+/// Steps of a stream, joined, are the whole; each step's text is of whole characters. How many steps brought text.
+#[track_caller]
+fn assert_stream_is_the_whole(t5: &T5, source: Source<'_>, options: &Generate) -> usize {
+    let whole = t5.generate(source, options).unwrap().sequences.remove(0);
+    let (mut ids, mut text, mut logprobs, mut finish, mut pieces) = (Vec::new(), String::new(), None, None, 0);
+    for step in t5.stream(source, options).unwrap() {
+        let step = step.unwrap();
+        assert!(finish.is_none(), "a step behind the last");
+        assert_eq!(step.logprobs.as_ref().map(Vec::len), whole.logprobs.as_ref().map(|_| step.ids.len()));
+        if let Some(new) = step.logprobs {
+            logprobs.get_or_insert_with(Vec::new).extend(new);
+        }
+        assert!(whole.ids.starts_with(&ids), "ids are final");
+        ids.extend(step.ids);
+        text += &step.text;
+        pieces += usize::from(!step.text.is_empty());
+        assert!(whole.text.as_ref().is_none_or(|whole| whole.starts_with(&text)), "text is final: {text:?} {whole:?}");
+        assert_eq!(step.default_limit, step.finish.is_some() && whole.default_limit);
+        finish = step.finish;
+    }
+    let Sequence { ids: all, text: whole_text, logprobs: all_logprobs, finish: end, .. } = whole;
+    assert_eq!((ids, finish, logprobs), (all, Some(end), all_logprobs), "{options:?}");
+    assert_eq!(text, whole_text.unwrap_or_default(), "{options:?}");
+    pieces
+}
+
 #[test]
 fn stream_joined_equals_generate() {
     let t5 = model();
     for options in options() {
         for word in WORDS {
-            let whole = t5.generate(word, &options).unwrap().sequences.remove(0);
-            let (mut ids, mut text, mut finish) = (Vec::new(), String::new(), None);
-            for step in t5.stream(word, &options).unwrap() {
-                let step = step.unwrap();
-                assert!(finish.is_none(), "a step behind the last");
-                ids.extend(step.ids);
-                text += &step.text;
-                finish = step.finish;
-            }
-            assert_eq!((ids, Some(text), finish), (whole.ids, whole.text, Some(whole.finish)), "{word} {options:?}");
+            assert_stream_is_the_whole(&t5, word.into(), &options);
+            let logprobs = Generate { top_logprobs: Some(2), ..options.clone() };
+            assert_stream_is_the_whole(&t5, word.into(), &logprobs);
         }
     }
 }
+
+/// Characters of several bytes, bytes that are no characters, sentinels.
+#[test]
+fn stream_of_bytes_joined_equals_generate() {
+    let t5 = open("goldens/byt5-shape");
+    assert_eq!(t5.tokenizer().unwrap().kind(), "bytes");
+    // Bytes of two- and three-byte characters come often, so that many are whole.
+    let likely = |ids: std::ops::Range<u32>, bias: f32| ids.map(move |byte| (vec![byte + 3], bias));
+    let biases: Vec<_> =
+        likely(0x80..0xc0, 4.0).chain(likely(0xc3..0xc6, 4.0)).chain(likely(0xe2..0xe4, 3.0)).collect();
+    let (mut pieces, mut steps, mut wide) = (0, 0, 0);
+    for mut options in options() {
+        options.max_new_tokens = Some(60);
+        for biased in [false, true] {
+            options.sequence_bias = biased.then(|| biases.clone());
+            for (seed, word) in WORDS.iter().enumerate() {
+                options.seed = Some(seed as u64);
+                pieces += assert_stream_is_the_whole(&t5, (*word).into(), &options);
+                let whole = t5.generate(*word, &options).unwrap();
+                steps += whole.sequences[0].ids.len();
+                wide += whole.text().chars().filter(|c| !c.is_ascii()).count();
+            }
+        }
+    }
+    assert!(wide > 100 && pieces > 100 && pieces < steps, "{wide} wide characters, {pieces} pieces in {steps} steps");
+}
+
+/// T5's own pieces, with their blanks, from a model of random weights.
+#[test]
+fn stream_of_pieces_joined_equals_generate() {
+    const WORDS: usize = 32_128;
+    let matrix = |seed| Stored::of(&[WORDS, 64], &noise(seed).take(WORDS * 64).collect::<Vec<_>>());
+    let folder = Folder::of("goldens/v1_1-gated-gelu-untied").with("vocab_size", WORDS);
+    let folder = folder.with_tensor("shared.weight", matrix(1)).with_tensor("lm_head.weight", matrix(2));
+    std::fs::copy(data("vocab/t5/spiece.model"), folder.write().join("spiece.model")).unwrap();
+    let t5 = folder.open().unwrap();
+    let mut blanks = 0;
+    for options in options() {
+        for word in WORDS_OF_T5 {
+            assert_stream_is_the_whole(&t5, word.into(), &options);
+            blanks += t5.generate(word, &options).unwrap().text().matches(' ').count();
+        }
+    }
+    assert!(blanks > 20, "{blanks} blanks");
+}
+
+const WORDS_OF_T5: [&str; 2] = ["The house is wonderful.", "a"];
 
 #[test]
 fn stream_dropped_half_way_leaves_the_model_usable() {
@@ -119,5 +189,114 @@ fn max_time_of_nothing_stops_after_a_step() {
         let options = Generate { max_time: Some(0.0), num_beams: Some(num_beams), ..Generate::default() };
         let sequence = t5.generate("photosynthesis", &options).unwrap().sequences.remove(0);
         assert_eq!((sequence.finish, sequence.ids.len()), (Finish::Stopped, 1));
+    }
+}
+
+#[test]
+fn decoder_prefix_as_text_is_its_ids() {
+    let t5 = model();
+    let prefix = "ˌfoʊ";
+    let ids = t5.tokenizer().unwrap().encode_plain(prefix).unwrap();
+    for options in options() {
+        let options = Generate { max_new_tokens: Some(20), ..options };
+        let as_text = Generate { decoder_prefix: Some(prefix.into()), ..options.clone() };
+        let as_ids = Generate { decoder_input_ids: Some(ids.clone()), ..options.clone() };
+        let sequences = t5.generate("rhythm", &as_text).unwrap().sequences;
+        assert_eq!(sequences, t5.generate("rhythm", &as_ids).unwrap().sequences);
+        assert!(sequences[0].text.as_ref().unwrap().starts_with(prefix));
+        assert_stream_is_the_whole(&t5, "rhythm".into(), &as_text);
+        let (first, rest) = ids.split_at(2);
+        let rest = t5.tokenizer().unwrap().decode(rest, true).unwrap();
+        let both = Generate { decoder_input_ids: Some(first.to_vec()), decoder_prefix: Some(rest), ..options };
+        assert_eq!(t5.generate("rhythm", &both).unwrap().sequences, sequences, "text behind ids");
+    }
+    let error = open("goldens/v1_0-relu-tied")
+        .generate(&[5, 1], &Generate { decoder_prefix: Some("a".into()), ..Generate::default() })
+        .unwrap_err();
+    assert!(error.to_string().contains("tokenizer"), "{error}");
+}
+
+fn bits(logprobs: &[TokenLogprob]) -> Vec<u32> {
+    logprobs.iter().map(|token| token.logprob.to_bits()).collect()
+}
+
+/// Log-probabilities are those that [`T5::score`] gives for the same ids, and change nothing else.
+#[track_caller]
+fn assert_logprobs(t5: &T5, batch: &[Source<'_>], options: &Generate) {
+    let plain = t5.generate_batch(batch, options).unwrap();
+    let asked = t5.generate_batch(batch, &Generate { logprobs: Some(true), ..options.clone() }).unwrap();
+    let top = t5.generate_batch(batch, &Generate { top_logprobs: Some(3), ..options.clone() }).unwrap();
+    for (i, (plain, (asked, top))) in plain.iter().zip(asked.iter().zip(&top)).enumerate() {
+        for (j, sequence) in asked.sequences.iter().enumerate() {
+            let (plain, top) = (&plain.sequences[j], &top.sequences[j]);
+            assert_eq!((&sequence.ids, &top.ids), (&plain.ids, &plain.ids));
+            assert!(plain.logprobs.is_none());
+            let (logprobs, top) = (sequence.logprobs.as_ref().unwrap(), top.logprobs.as_ref().unwrap());
+            let score = t5.score(batch[i], &sequence.ids).unwrap();
+            let expected: Vec<u32> = score.token_logprobs.iter().map(|x| x.to_bits()).collect();
+            assert_eq!((bits(logprobs), bits(top)), (expected.clone(), expected), "{options:?}");
+            assert!(logprobs.iter().all(|token| token.top_logprobs.is_empty()));
+            let logits = t5.logits(batch[i], &sequence.ids).unwrap();
+            for (token, row) in top.iter().zip(logits.values.chunks_exact(logits.vocab_size)) {
+                let mut order: Vec<u32> = (0..row.len() as u32).collect();
+                order.sort_by(|a, b| row[*b as usize].total_cmp(&row[*a as usize]));
+                let best: Vec<u32> = token.top_logprobs.iter().map(|(id, _)| *id).collect();
+                assert_eq!(best, order[..3]);
+                let own = token.top_logprobs.iter().find(|(id, _)| *id == token.id);
+                assert!(own.is_none_or(|(_, logprob)| *logprob == token.logprob));
+            }
+            let ids: Vec<u32> = logprobs.iter().map(|token| token.id).collect();
+            assert_eq!(ids, sequence.ids);
+            match plain.score {
+                Some(score) => assert_eq!(sequence.score, Some(score), "beams have their own"),
+                None => {
+                    let given = options.decoder_input_ids.as_ref().map_or(0, Vec::len);
+                    let sum = logprobs[given..].iter().fold(0.0, |sum, token| token.logprob + sum);
+                    assert_eq!(sequence.score, Some(sum / (logprobs.len() - given) as f32));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn logprobs_equal_those_of_score() {
+    let t5 = model();
+    let batch: Vec<Source<'_>> = WORDS.iter().map(|word| (*word).into()).collect();
+    let many = |options: Generate| Generate { num_return_sequences: Some(3), ..options };
+    for options in options() {
+        let several = options.num_beams.is_some() || options.do_sample == Some(true);
+        assert_logprobs(&t5, &batch, &if several { many(options.clone()) } else { options.clone() });
+        let prefix = Generate { decoder_input_ids: Some(vec![51, 29, 61]), no_repeat_ngram_size: Some(2), ..options };
+        assert_logprobs(&t5, &batch[..2], &prefix);
+    }
+    let too_many = Generate { top_logprobs: Some(1000), ..Generate::default() };
+    let error = t5.generate("a", &too_many).unwrap_err().to_string();
+    assert!(error.starts_with("top_logprobs: found 1000, expected at most vocab_size"), "{error}");
+}
+
+/// Sequences longer than the 64 positions that are decoded together, and more of them than that.
+#[test]
+fn logprobs_of_long_and_of_many_sequences_equal_those_of_score() {
+    let t5 = open("goldens/odd-sizes");
+    let sources = sources("goldens/odd-sizes");
+    let batch: Vec<Source<'_>> = sources.iter().filter(|ids| ids.len() < 40).map(Into::into).collect();
+    let long = Generate { max_new_tokens: Some(150), min_new_tokens: Some(150), ..Generate::default() };
+    assert_logprobs(&t5, &batch[..2], &long);
+    assert_logprobs(&t5, &batch[..1], &Generate { num_beams: Some(3), num_return_sequences: Some(3), ..long });
+    let many = Generate { do_sample: Some(true), num_return_sequences: Some(70), ..Generate::default() };
+    assert_logprobs(&t5, &batch[..2], &many);
+}
+
+/// With many words greedy search screens the output matrix; its ids stay what they are where all scores are asked for.
+#[test]
+fn logprobs_of_many_words_equal_those_of_score() {
+    let folder = many_words();
+    let t5 = folder.open().unwrap();
+    let sources = sources("goldens/v1_1-gated-gelu-untied");
+    let batch: Vec<Source<'_>> = sources[..3].iter().map(Into::into).collect();
+    assert_logprobs(&t5, &batch, &Generate::default());
+    for source in &sources[..3] {
+        assert_stream_is_the_whole(&t5, source.into(), &Generate { top_logprobs: Some(4), ..Generate::default() });
     }
 }

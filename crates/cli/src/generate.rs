@@ -4,11 +4,11 @@ use crate::args::ModelArgs;
 use crate::failure::Failure;
 use crate::input::{Given, SourceArgs, Sources, answer_all};
 use crate::options::Options;
-use crate::output::{Notes, joined, rounded};
+use crate::output::{Notes, joined, named, rounded};
 use serde::Serialize;
 use serde_json::Value;
 use std::borrow::Cow;
-use tiny_t5::{Custom, Error, Finish, Generate, Generated, Sequence, T5, TokenLogprob};
+use tiny_t5::{Custom, Error, Generate, Generated, Sequence, T5, TokenLogprob};
 
 /// The arguments of `generate`.
 #[derive(Debug, clap::Args)]
@@ -114,11 +114,7 @@ impl<'a> Line<'a> {
             choice: s.chosen.map(|chosen| chosen.index),
             probability: s.chosen.map(|chosen| chosen.probability),
             logprobs: s.logprobs.as_ref().map(logprobs),
-            finish: match s.finish {
-                Finish::Eos => "eos",
-                Finish::Length => "length",
-                _ => "stopped",
-            },
+            finish: named(s.finish),
         };
         let t = &generated.timings;
         Line {

@@ -4,7 +4,7 @@ use crate::args::ModelArgs;
 use crate::failure::Failure;
 use crate::input::{SourceArgs, answer_all};
 use crate::options::Options;
-use crate::output::Notes;
+use crate::output::{Notes, named};
 use serde::Serialize;
 use tiny_t5::{Error, Source};
 
@@ -25,6 +25,7 @@ struct Line<'a> {
     text: &'a str,
     spans: &'a [String],
     ids: &'a [u32],
+    finish: &'static str,
 }
 
 /// Runs the command.
@@ -49,7 +50,12 @@ pub(crate) fn run(args: Box<Args>) -> Result<(), Failure> {
             notes.source(&t5, source, &filled.input_ids);
             notes.sequence(filled.default_limit);
             match model.json {
-                true => out.json(&Line { text: &filled.text, spans: &filled.spans, ids: &filled.ids }),
+                true => out.json(&Line {
+                    text: &filled.text,
+                    spans: &filled.spans,
+                    ids: &filled.ids,
+                    finish: named(filled.finish),
+                }),
                 false => out.line(&filled.text),
             }
         },

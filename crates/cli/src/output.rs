@@ -5,7 +5,7 @@ use crate::input::Given;
 use serde::Serialize;
 use std::fmt::Display;
 use std::io::{BufWriter, StdoutLock, Write};
-use tiny_t5::T5;
+use tiny_t5::{Finish, T5};
 
 /// Prints one line `kind: text` on standard error, whatever the text holds.
 pub(crate) fn say(kind: &str, text: &str) {
@@ -51,6 +51,15 @@ impl Output {
 /// Items with `between` between them.
 pub(crate) fn joined<T: ToString>(items: &[T], between: &str) -> String {
     items.iter().map(T::to_string).collect::<Vec<_>>().join(between)
+}
+
+/// Why a sequence ended, as JSON has it.
+pub(crate) fn named(finish: Finish) -> &'static str {
+    match finish {
+        Finish::Eos => "eos",
+        Finish::Length => "length",
+        _ => "stopped",
+    }
 }
 
 /// Milliseconds with three digits after the point.

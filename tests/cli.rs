@@ -152,6 +152,38 @@ fn cli_generate_samples_by_seed() {
     assert_ne!(sampled("5"), sampled("6"));
 }
 
+/// Lines are numbered through, however many of them come at a time, and whether their answers are streamed.
+#[test]
+fn cli_generate_samples_do_not_depend_on_how_lines_come() {
+    use std::io::{BufRead, BufReader, Write};
+    const ARGS: [&str; 4] = ["--do-sample", "--temperature=2.0", "--seed=9", "--threads=1"];
+    let words: Vec<&str> = ["a b c", "hello", "rhythm"].into_iter().cycle().take(300).collect();
+    let all = tiny_t5(&ARGS).write_stdin(words.join("\n")).output().unwrap();
+    let all = String::from_utf8(all.stdout).unwrap();
+    let all: Vec<&str> = all.lines().collect();
+    assert_eq!(all.len(), 300);
+    assert!((3..300).any(|i| all[i] != all[i - 3]), "the same text has another sample elsewhere");
+    let few = &words[..5];
+    assert_eq!(answer(&[&ARGS[..], few].concat()).lines().collect::<Vec<_>>(), all[..5], "as arguments");
+    assert_eq!(answer(&[&ARGS[..], &["--stream"], few].concat()).lines().collect::<Vec<_>>(), all[..5], "streamed");
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_tiny-t5"))
+        .args(ARGS)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut stdout = BufReader::new(stdout);
+    for (word, expected) in few.iter().zip(&all) {
+        writeln!(stdin, "{word}").unwrap();
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        assert_eq!(line.trim_end(), *expected, "one by one");
+    }
+    drop(stdin);
+    assert!(child.wait().unwrap().success());
+}
+
 #[test]
 fn cli_notes_say_what_cut_the_text_and_what_was_unknown() {
     let folder = data("goldens/v1_0-relu-tied");
@@ -442,13 +474,13 @@ fn cli_generate_over_a_pipe_takes_constant_memory() {
 fn cli_generate_logprobs_stand_in_json_where_asked_for() {
     let t5 = tiny_t5::T5::embedded(&tiny_t5::Load::default()).unwrap();
     let none = &lines(&["--json", "hello"])[0]["sequences"][0];
-    assert_eq!(keys(none), ["ids", "text", "finish"]);
+    assert_eq!(keys(none), ["finish", "ids", "text"]);
     for more in [&["--num-beams", "1"][..], &["--num-beams", "3"], &["--do-sample", "--seed", "4"]] {
         let line = &lines(&[&["--json", "--logprobs", "hello"], more].concat())[0];
         let sequence = &line["sequences"][0];
         assert_eq!(
             keys(sequence),
-            ["ids", "text", "score", "logprobs", "finish"],
+            ["finish", "ids", "logprobs", "score", "text"],
             "greedy has a score too where asked for"
         );
         let ids: Vec<u32> = serde_json::from_value(sequence["ids"].clone()).unwrap();
@@ -456,7 +488,7 @@ fn cli_generate_logprobs_stand_in_json_where_asked_for() {
         for ((token, id), logprob) in
             sequence["logprobs"].as_array().unwrap().iter().zip(&ids).zip(&score.token_logprobs)
         {
-            assert_eq!(keys(token), ["id", "token", "logprob"]);
+            assert_eq!(keys(token), ["id", "logprob", "token"]);
             assert_eq!(token["id"], *id);
             assert_eq!(token["token"], *t5.tokenizer().unwrap().id_to_token(*id).unwrap());
             assert_eq!(token["logprob"].to_string().parse::<f32>().unwrap().to_bits(), logprob.to_bits());
@@ -465,7 +497,7 @@ fn cli_generate_logprobs_stand_in_json_where_asked_for() {
     let top = &lines(&["--json", "--top-logprobs", "3", "hello"])[0]["sequences"][0]["logprobs"];
     for token in top.as_array().unwrap() {
         let best = token["top_logprobs"].as_array().unwrap();
-        assert_eq!((best.len(), keys(&best[0])), (3, vec!["id", "token", "logprob"]));
+        assert_eq!((best.len(), keys(&best[0])), (3, vec!["id", "logprob", "token"]));
         assert_eq!((&best[0]["id"], &best[0]["logprob"]), (&token["id"], &token["logprob"]), "greedy takes the best");
     }
     let ids = json_of(with_golden("v1_0-relu-tied", &["--logprobs", "--input-ids", "5,8,1"]));
@@ -496,7 +528,7 @@ fn cli_generate_choices_answer_with_one_of_them() {
     let sum: f64 = ranked.as_array().unwrap().iter().map(|s| s["probability"].as_f64().unwrap()).sum();
     assert!((sum - 1.0).abs() < 1e-6);
     assert_eq!((&ranked[0]["choice"], &ranked[0]["text"]), (&1.into(), &"həˈloʊ".into()));
-    assert_eq!(keys(&ranked[0]), ["ids", "text", "score", "choice", "probability", "finish"]);
+    assert_eq!(keys(&ranked[0]), ["choice", "finish", "ids", "probability", "score", "text"]);
     let ids = json_of(with_golden("v1_0-relu-tied", &["--choices", "[[5,8],[5],[7,9,3]]", "--input-ids", "5,8,1"]));
     let chosen = ids["sequences"][0]["choice"].as_u64().unwrap() as usize;
     assert_eq!(

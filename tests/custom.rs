@@ -482,3 +482,24 @@ fn choices_that_cannot_be_are_an_error() {
     let other = error(Generate { eos_token_id: Some(7.into()), ..Generate::default() });
     assert!(other.starts_with("eos_token_id: found [7], expected 1 among them"), "{other}");
 }
+
+/// A job that is cut into calls has the samples of the whole.
+#[test]
+fn first_index_makes_calls_parts_of_a_job() {
+    let t5 = model();
+    let whole: Vec<_> = t5.generate_batch(&texts(), &sampling()).unwrap();
+    for cut in 0..=WORDS.len() {
+        let (first, second) = (&texts()[..cut], &texts()[cut..]);
+        let mut parts = t5.generate_batch(first, &sampling()).unwrap();
+        let places = Custom::new().first_index(cut).logits_processor(|context, _| assert!(context.index >= cut));
+        parts.extend(t5.generate_batch_with(second, &sampling(), &places).unwrap());
+        assert_eq!(parts, untimed(whole.clone(), &parts), "cut at {cut}");
+    }
+    let one = Generate { num_return_sequences: None, ..sampling() };
+    for (i, whole) in whole.iter().enumerate() {
+        let custom = Custom::new().first_index(i);
+        let steps = t5.stream_with(WORDS[i], &one, &custom).unwrap();
+        let ids: Vec<u32> = steps.flat_map(|step| step.unwrap().ids).collect();
+        assert_eq!(ids, whole.sequences[0].ids, "{} streamed", WORDS[i]);
+    }
+}

@@ -140,14 +140,16 @@ pub(crate) fn run(args: Box<Args>) -> Result<(), Failure> {
         error @ Error::Input { .. } => Failure::Usage(format!("--choices: {error}")),
         error => error.into(),
     })?;
-    let custom = choices.iter().fold(Custom::new(), |custom, choices| custom.choices(choices));
+    // Sources are numbered through, so that samples do not depend on how they are put together.
+    let custom =
+        |first| choices.iter().fold(Custom::new().first_index(first), |custom, choices| custom.choices(choices));
     let mut notes = Notes::default();
     // A choice has its probability behind it, which is known at the end.
     let result = match stream && !model.json && choices.is_none() {
         true => print_streams(&t5, sources, &options.generate, &mut notes),
         false => answer_all(
             sources,
-            |chunk, _| t5.generate_batch_with(chunk, &options.generate, &custom),
+            |chunk, first| t5.generate_batch_with(chunk, &options.generate, &custom(first)),
             |out, source, generated| {
                 notes.source(&t5, source, &generated.input_ids);
                 generated.sequences.iter().for_each(|s| notes.sequence(s.default_limit));
@@ -171,12 +173,15 @@ pub(crate) fn run(args: Box<Args>) -> Result<(), Failure> {
 
 /// Prints each text while it grows.
 fn print_streams(t5: &T5, sources: Sources, options: &Generate, notes: &mut Notes) -> Result<(), Failure> {
+    let mut index = 0;
     answer_all(
         sources,
         // A stream works when it is asked for a step, so that there is nothing to do for a chunk.
         |chunk, _| Ok(vec![(); chunk.len()]),
         |out, source, ()| {
-            let stream = t5.stream(source.as_source(), options)?;
+            let custom = Custom::new().first_index(index);
+            index += 1;
+            let stream = t5.stream_with(source.as_source(), options, &custom)?;
             notes.source(t5, source, stream.input_ids());
             let mut between = "";
             for step in stream {

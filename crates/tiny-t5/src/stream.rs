@@ -103,7 +103,8 @@ impl Stream<'_> {
         let (decoder, head) = self.parts;
         let exec = Exec { isa: self.t5.isa_value(), team: &self.team };
         let parts = (self.t5.model(), decoder, head);
-        let mut search = Search::new(parts, exec, &self.settings, state, &[0], self.begun);
+        let number = [self.settings.custom.index(0)];
+        let mut search = Search::new(parts, exec, &self.settings, state, &number, self.begun);
         let strategy = self.strategy.get_or_insert_with(|| search.start(&[&self.source]));
         search.step(&mut **strategy)?;
         let mut finish = None;

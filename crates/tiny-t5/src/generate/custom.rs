@@ -32,6 +32,7 @@ pub struct Custom<'a> {
     stopping_criteria: Vec<Box<StoppingCriteria<'a>>>,
     prefix_allowed_tokens: Option<Box<PrefixAllowedTokens<'a>>>,
     choices: Option<&'a Choices>,
+    first_index: usize,
 }
 
 impl<'a> Custom<'a> {
@@ -43,6 +44,7 @@ impl<'a> Custom<'a> {
             stopping_criteria: Vec::new(),
             prefix_allowed_tokens: None,
             choices: None,
+            first_index: 0,
         }
     }
 
@@ -79,6 +81,19 @@ impl<'a> Custom<'a> {
     pub fn choices(mut self, choices: &'a Choices) -> Custom<'a> {
         self.choices = Some(choices);
         self
+    }
+
+    /// The place of the call's first source among all of a job that is cut into several calls; 0 where left out. Sampling
+    /// numbers sources by their place, so a job's samples do not depend on where it is cut.
+    #[must_use]
+    pub fn first_index(mut self, index: usize) -> Custom<'a> {
+        self.first_index = index;
+        self
+    }
+
+    /// The place of a source of the call.
+    pub(crate) fn index(&self, source: usize) -> usize {
+        self.first_index.wrapping_add(source)
     }
 
     pub(crate) fn chosen_from(&self) -> Option<&'a Choices> {
@@ -130,6 +145,7 @@ impl std::fmt::Debug for Custom<'_> {
             .field("stopping_criteria", &self.stopping_criteria.len())
             .field("prefix_allowed_tokens", &self.prefix_allowed_tokens.is_some())
             .field("choices", &self.choices)
+            .field("first_index", &self.first_index)
             .finish()
     }
 }

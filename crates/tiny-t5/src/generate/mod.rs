@@ -153,7 +153,8 @@ pub(crate) fn generate(
         let (group, after) = rest.split_at(fits.count().max(1));
         rest = after;
         let batch: Vec<&[u32]> = group.iter().map(|i| sources[*i]).collect();
-        let mut search = Search::new((model, decoder, head), exec, settings, state, group, begun);
+        let numbers: Vec<usize> = group.iter().map(|i| settings.custom.index(*i)).collect();
+        let mut search = Search::new((model, decoder, head), exec, settings, state, &numbers, begun);
         for (answer, i) in search.run(&batch)?.into_iter().zip(group) {
             answers[*i] = Some(answer);
         }
@@ -323,4 +324,38 @@ impl Logits<'_> {
 
 fn ms(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::Generate;
+    use crate::t5::T5;
+
+    /// Beams and samples of a source look at one copy of its cross-attention's keys and values.
+    #[test]
+    fn sequences_of_a_source_share_its_cross_attention() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/goldens/v1_0-relu-tied");
+        let t5 = T5::open(folder).unwrap();
+        let sources: [&[u32]; 3] = [&[5, 8, 1], &[7, 9, 3, 4, 1], &[1]];
+        let sampled = Generate { do_sample: Some(true), num_return_sequences: Some(4), ..Generate::default() };
+        for options in [Generate { num_beams: Some(4), ..Generate::default() }, sampled] {
+            let (decoder, head) = t5.generator("generate").unwrap();
+            let custom = Custom::new();
+            let settings = t5.settings(&options, &custom).unwrap();
+            let team = tiny_t5_kernels::Team::alone();
+            let exec = Exec { isa: t5.isa_value(), team: &team };
+            let mut state = State::default();
+            let parts = (t5.model(), decoder, head);
+            let mut search = Search::new(parts, exec, &settings, &mut state, &[0, 1, 2], Instant::now());
+            let mut strategy = search.start(&sources);
+            while !strategy.is_done() {
+                search.step(&mut *strategy).unwrap();
+                assert_eq!((search.state.decoder.sources.len(), search.state.decoder.caches.len()), (3, 12));
+                assert!(search.state.feeds.iter().all(|feed| feed.source == feed.cache / 4), "each its source's");
+            }
+            let lens = search.state.decoder.sources.iter().map(|cache| cache.len()).collect::<Vec<_>>();
+            assert_eq!(lens, [3, 5, 1], "positions of the sources");
+        }
+    }
 }

@@ -17,7 +17,7 @@ pub struct Context<'a> {
     pub prompt: usize,
     /// The source's ids.
     pub source: &'a [u32],
-    /// The source's place among those of the call.
+    /// The source's place among those of the call, counted from [`Custom::first_index`] on.
     pub index: usize,
 }
 

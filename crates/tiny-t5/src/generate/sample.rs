@@ -1,8 +1,8 @@
 //! Sampling: tokens drawn by their probability, from what the warpers leave.
 //!
-//! The same everywhere: the random number of a token is a hash of (seed, number of the source in the call, number of the sequence,
-//! position), so it depends neither on the batch, nor on threads, nor on what else is drawn; and probabilities are computed by
-//! the kernels' own exp. The hash is two rounds of SplitMix64's finaliser (Steele, Lea and Flood, *Fast splittable pseudorandom
+//! The same everywhere: the random number of a token is a hash of (seed, place of the source in the call, counted from
+//! `Custom::first_index` on, number of the sequence, position), so it depends neither on the batch, nor on threads, nor on what
+//! else is drawn; and probabilities are computed by the kernels' own exp. The hash is two rounds of SplitMix64's finaliser (Steele, Lea and Flood, *Fast splittable pseudorandom
 //! number generators*, 2014) over the parts.
 
 use super::Search;

@@ -149,6 +149,8 @@ fn pack_panel_converts_every_type_to_every_type() {
             let mut panel = vec![1f32; 16 * 37];
             let panel: &mut [u8] = &mut bytemuck::cast_slice_mut(&mut panel)[..16 * 37 * to.size()];
             pack_panel(from, &rows, to, panel);
+            let mut unpacked = vec![0f32; 16 * 37];
+            unpack_panel(to, panel, &mut unpacked);
             let mut got = vec![0f32; 16 * 37];
             widen(to, panel, &mut got);
             for (i, got) in got.iter().enumerate() {
@@ -160,6 +162,11 @@ fn pack_panel_converts_every_type_to_every_type() {
                     WeightType::Int8 => unreachable!("not among `types`"),
                 };
                 assert_eq!(got.to_bits(), expected.to_bits(), "{from:?} to {to:?}, {i}");
+                assert_eq!(
+                    unpacked[i % 16 * 37 + i / 16].to_bits(),
+                    expected.to_bits(),
+                    "{from:?} to {to:?} and back, {i}"
+                );
             }
         }
     }

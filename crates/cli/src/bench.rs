@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use tiny_t5::{EarlyStopping, Generate, Generated, OneOrMany, Source, T5, Timings};
+use tiny_t5::{EarlyStopping, Generate, Generated, OneOrMany, Source, Speculation, T5, Timings};
 
 /// The arguments of `bench`.
 #[derive(Debug, clap::Args)]
@@ -25,6 +25,9 @@ pub(crate) struct Args {
     /// How wide weights are kept; fp32 is --dtype f32
     #[arg(long, value_name = "VARIANT", conflicts_with = "dtype")]
     variant: Option<Variant>,
+    /// How tokens are guessed and then checked, which changes no id: auto, off, copy or draft
+    #[arg(long, value_name = "HOW", value_parser = speculation, default_value = "auto")]
+    speculation: Speculation,
     /// Load, generate once, print {"ids": ...} and exit
     #[arg(long)]
     one_shot: bool,
@@ -42,6 +45,10 @@ enum Variant {
     F16,
     /// Weights of 8 bits, and inputs of products
     Int8,
+}
+
+fn speculation(how: &str) -> Result<Speculation, String> {
+    serde_json::from_value(how.into()).map_err(|_| "expected auto, off, copy or draft".into())
 }
 
 /// The work that is measured.
@@ -74,6 +81,8 @@ struct Line {
     peak_rss_kb: Option<u64>,
     load_ms: f64,
     breakdown_ms: Breakdown,
+    /// Tokens guessed, and guesses that held, in the last run.
+    speculation: BTreeMap<&'static str, usize>,
     isa: &'static str,
     threads: usize,
 }
@@ -115,7 +124,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let t5 = args.model.open_as(width)?;
     let mut out = Output::new();
     if args.one_shot {
-        let run = workload.run(&t5)?;
+        let run = workload.run(&t5, args.speculation)?;
         out.json(&BTreeMap::from([("ids", run.ids)]))?;
         return out.flush();
     }
@@ -123,9 +132,9 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         return Err(Failure::Usage("--repeats 0: expected at least 1".into()));
     }
     for _ in 0..args.warmup {
-        workload.run(&t5)?;
+        workload.run(&t5, args.speculation)?;
     }
-    let runs = (0..args.repeats).map(|_| workload.run(&t5)).collect::<Result<Vec<_>, _>>()?;
+    let runs = (0..args.repeats).map(|_| workload.run(&t5, args.speculation)).collect::<Result<Vec<_>, _>>()?;
     let all = |part: fn(&Run) -> f64| runs.iter().map(|run| rounded(part(run))).collect::<Vec<_>>();
     let line = Line {
         peer: "tiny-t5",
@@ -142,6 +151,10 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
             head: median(all(|run| run.parts.head_ms)),
             rest: median(all(Run::rest_ms)),
         },
+        speculation: runs
+            .last()
+            .map(|run| [("guessed", run.parts.guessed), ("held", run.parts.accepted)].into())
+            .unwrap_or_default(),
         isa: t5.isa(),
         threads: t5.threads(),
         ids: runs.into_iter().next_back().and_then(|run| run.ids),
@@ -179,7 +192,7 @@ impl Workload {
         }
     }
 
-    fn run(&self, t5: &T5) -> Result<Run, Failure> {
+    fn run(&self, t5: &T5, speculation: Speculation) -> Result<Run, Failure> {
         let sources: Vec<Source<'_>> = self.input_ids.iter().map(Source::from).collect();
         let start = Instant::now();
         if self.new_tokens == 0 {
@@ -189,7 +202,7 @@ impl Workload {
             parts.encode_ms = total_ms;
             return Ok(Run { ids: None, total_ms, parts });
         }
-        let generated = t5.generate_batch(&sources, &self.options())?;
+        let generated = t5.generate_batch(&sources, &Generate { speculation: Some(speculation), ..self.options() })?;
         let total_ms = start.elapsed().as_secs_f64() * 1e3;
         let parts = summed(&generated);
         let best = |generated: Generated| generated.sequences.into_iter().next().map(|s| s.ids).unwrap_or_default();
@@ -213,6 +226,8 @@ fn summed(generated: &[Generated]) -> Timings {
         sum.cross_ms += t.cross_ms;
         sum.layers_ms += t.layers_ms;
         sum.head_ms += t.head_ms;
+        sum.guessed += t.guessed;
+        sum.accepted += t.accepted;
         sum
     })
 }

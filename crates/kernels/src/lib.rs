@@ -29,7 +29,9 @@ pub use attention::{Attention, Bias, Heads, Keys, attention};
 pub use compact::expand;
 pub use elementwise::{activate_rows, gate_rows, narrows};
 pub use math::ln;
-pub use matmul::{Epilogue, Loss, Panels, Product, Storage, WeightType, matmul, pack_int8, pack_panel, widen};
+pub use matmul::{
+    Epilogue, Loss, Panels, Product, Storage, WeightType, matmul, pack_int8, pack_panel, unpack_panel, widen,
+};
 pub use region::{MAX_CHUNKS, Team};
 pub use rms_norm::rms_norm;
 pub use screen::{

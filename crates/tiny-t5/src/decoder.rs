@@ -3,6 +3,7 @@
 use crate::kv_cache::KvCache;
 use crate::model::Model;
 use crate::stack::{BiasTables, Exec, Scratch, Stack, room};
+use crate::weights::Packed;
 use std::ops::Range;
 use tiny_t5_kernels::{Attention, Epilogue, attention};
 
@@ -91,11 +92,11 @@ pub(crate) fn decode(
     exec: Exec<'_>,
     scratch: &mut Scratch,
     state: &mut DecoderState,
-    decoder: &Stack,
+    (decoder, packed): (&Stack, &Packed),
     feeds: &[Feed],
     ids: &[u32],
 ) {
-    let (shape, packed) = (model.shape, &model.packed);
+    let shape = model.shape;
     let (stride, inner) = (shape.stride(), shape.heads.width());
     let rows = ids.len();
     let DecoderState { bias, caches, sources, hidden, groups } = state;

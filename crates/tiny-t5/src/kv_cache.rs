@@ -80,6 +80,11 @@ impl KvCache {
         }
     }
 
+    /// Forgets the positions from `len` on.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
     /// Counts positions that every layer has been given.
     pub(crate) fn advance(&mut self, positions: usize) {
         self.len += positions;

@@ -52,7 +52,7 @@ pub use embed::{Encoding, normalized};
 pub use error::{Error, Result};
 pub use generate::{Choices, Chosen, Context, Custom, Finish, Timings, TokenLogprob};
 pub use infill::Infilled;
-pub use options::{Dtype, EarlyStopping, Generate, Load, OneOrMany};
+pub use options::{Dtype, EarlyStopping, Generate, Load, OneOrMany, Speculation};
 pub use score::{Logits, Score};
 pub use stream::{Step, Stream};
 pub use t5::{Generated, Sequence, Source, T5};

@@ -4,9 +4,11 @@ use crate::cache::Cache;
 use crate::error::{Error, Result, one_line};
 use crate::lm_head::LmHead;
 use crate::options::{Dtype, Load};
-use crate::stack::{Block, CrossAttention, FeedForward, Shape, Stack};
+use crate::stack::{Block, CrossAttention, Exec, FeedForward, Shape, Stack};
 use crate::weights::{self, Heads, Matrix, Packed, Plan};
 use std::collections::BTreeSet;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tiny_t5_checkpoint::{Architecture, Checkpoint, Config, ModelType, Tensor};
 use tiny_t5_kernels::{Activation, Isa, Team};
 
@@ -19,6 +21,12 @@ pub(crate) struct Model {
     pub(crate) packed: Packed,
     /// Where packed weights are kept from start to start.
     pub(crate) cache: Option<Cache>,
+    /// A decoder step reads more than caches hold.
+    pub(crate) steps_wait_for_memory: bool,
+    /// Made on first use.
+    draft: OnceLock<Draft>,
+    /// Searches that drafts could have served before they began to.
+    searches: AtomicUsize,
     pub(crate) encoder: Stack,
     pub(crate) decoder: Option<Stack>,
     pub(crate) head: Head,
@@ -29,6 +37,18 @@ pub(crate) struct Model {
     /// Tensors that nothing here uses.
     pub(crate) unused: Vec<String>,
 }
+
+/// The decoder at 8 bits, which guesses what the exact one then checks.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    pub(crate) stack: Stack,
+    pub(crate) packed: Packed,
+}
+
+/// Bytes that a decoder step reads from which it waits for memory: more than caches hold.
+const IN_MEMORY_FROM: usize = 64 << 20;
+/// Searches before drafts begin: making them takes about as long as they save in one.
+const SEARCHES_BEFORE_DRAFTS: usize = 2;
 
 /// What stands on top of the stacks.
 #[derive(Debug)]
@@ -85,8 +105,42 @@ impl Model {
         let output = if let Head::Lm(head) = &head { head.name } else { embedding };
         checkpoint.keep(&[embedding, output]);
         let scaled = config.scale_decoder_outputs && matches!(head, Head::Lm(_));
+        let steps = decoder.iter().flat_map(|decoder: &Stack| &decoder.blocks).map(Block::step_bytes);
+        let steps_wait_for_memory = steps.sum::<usize>() >= IN_MEMORY_FROM;
+        let (draft, searches) = (OnceLock::new(), AtomicUsize::new(0));
         let decoder_scale = scaled.then(|| (config.d_model as f64).powf(-0.5) as f32);
-        Ok(Model { shape, dtype, packed, encoder, decoder, head, decoder_scale, embedding, unused, cache, checkpoint })
+        Ok(Model {
+            shape,
+            dtype,
+            packed,
+            encoder,
+            decoder,
+            head,
+            decoder_scale,
+            embedding,
+            unused,
+            cache,
+            checkpoint,
+            draft,
+            searches,
+            steps_wait_for_memory,
+        })
+    }
+
+    /// The decoder at 8 bits.
+    pub(crate) fn draft(&self, exec: Exec<'_>, decoder: &Stack) -> Result<&Draft> {
+        if let Some(draft) = self.draft.get() {
+            return Ok(draft);
+        }
+        let mut stack = decoder.clone();
+        let mut matrices: Vec<&mut Matrix> = stack.blocks.iter_mut().flat_map(Block::step_matrices_mut).collect();
+        let packed = self.packed.at_8_bits(&mut matrices, exec.isa, exec.team)?;
+        Ok(self.draft.get_or_init(|| Draft { stack, packed }))
+    }
+
+    /// Whether drafts save time in steps of one sequence, and there have been enough searches to make them for.
+    pub(crate) fn drafts_pay(&self) -> bool {
+        self.steps_wait_for_memory && self.searches.fetch_add(1, Ordering::Relaxed) >= SEARCHES_BEFORE_DRAFTS
     }
 
     pub(crate) fn config(&self) -> &Config {

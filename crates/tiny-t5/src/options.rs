@@ -84,6 +84,23 @@ pub enum EarlyStopping {
     Never,
 }
 
+/// How greedy search of one source guesses tokens that one pass then checks. The ids are the same with all of them, and so are all
+/// numbers; only the time differs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", expecting = "\"auto\", \"off\", \"copy\" or \"draft\"")]
+pub enum Speculation {
+    /// Copies; and drafts where a step reads over 64 MB of weights, from the third search of a model on. They then take memory of
+    /// about a quarter of the decoder's f32 weights.
+    #[default]
+    Auto,
+    /// Nothing is guessed.
+    Off,
+    /// What followed the last tokens where they stood before, in the source or the output.
+    Copy,
+    /// What the decoder at 8 bits goes on with.
+    Draft,
+}
+
 impl TryFrom<Value> for EarlyStopping {
     type Error = &'static str;
     fn try_from(value: Value) -> Result<Self, Self::Error> {
@@ -196,6 +213,8 @@ generate_options! {
     epsilon_cutoff: f64,
     /// As epsilon_cutoff, with a bound that falls with the entropy.
     eta_cutoff: f64,
+    /// How greedy search of one source guesses tokens that are then checked at once, which changes no id: auto, off, copy or draft.
+    speculation: Speculation,
     /// Seconds after which no further token is begun.
     max_time: f64,
     /// Seed of the sampling.

@@ -7,7 +7,7 @@ use tiny_t5_kernels::{
 };
 
 /// The encoder's or the decoder's weights.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Stack {
     pub(crate) blocks: Vec<Block>,
     /// `final_layer_norm.weight` [d_model]
@@ -15,7 +15,7 @@ pub(crate) struct Stack {
 }
 
 /// One block: self-attention, in the decoder cross-attention, feed-forward; each behind a norm and beside a residual.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Block {
     /// `layer.0.layer_norm.weight` [d_model]
     pub(crate) attention_norm: Vec<f32>,
@@ -29,8 +29,22 @@ pub(crate) struct Block {
     pub(crate) feed_forward: FeedForward,
 }
 
+impl Block {
+    /// Bytes of weights that a step reads.
+    pub(crate) fn step_bytes(&self) -> usize {
+        self.clone().step_matrices_mut().map(|matrix| matrix.bytes()).sum()
+    }
+
+    /// The matrices that a step of the decoder reads.
+    pub(crate) fn step_matrices_mut(&mut self) -> impl Iterator<Item = &mut Matrix> {
+        let FeedForward { wi, wo, .. } = &mut self.feed_forward;
+        let cross = self.cross.iter_mut().flat_map(|cross| [&mut cross.q, &mut cross.o]);
+        [&mut self.qkv, &mut self.o, wi, wo].into_iter().chain(cross)
+    }
+}
+
 /// `layer.1.EncDecAttention` of the decoder's blocks.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct CrossAttention {
     /// `layer.1.layer_norm.weight` [d_model]
     pub(crate) norm: Vec<f32>,
@@ -43,7 +57,7 @@ pub(crate) struct CrossAttention {
 }
 
 /// `DenseReluDense` of a block's last layer.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct FeedForward {
     /// `layer_norm.weight` [d_model]
     pub(crate) norm: Vec<f32>,

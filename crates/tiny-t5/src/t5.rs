@@ -463,7 +463,7 @@ impl T5 {
         crate::decoder::begin(model, decoding, decoder, 1, decoder_ids.len());
         for ids in decoder_ids.chunks(CHUNK) {
             let feed = crate::decoder::Feed { cache: 0, source: 0, rows: 0..ids.len() };
-            crate::decoder::decode(model, exec, scratch, decoding, decoder, &[feed], ids);
+            crate::decoder::decode(model, exec, scratch, decoding, (decoder, &model.packed), &[feed], ids);
             let DecoderState { hidden, .. } = &*decoding;
             each(&hidden[..ids.len() * model.shape.stride()], ids.len())?;
         }

@@ -14,7 +14,8 @@ use half::{bf16, f16};
 use std::borrow::Cow;
 use tiny_t5_checkpoint::{Dtype as Stored, Panels as Kept, Tensor};
 use tiny_t5_kernels::{
-    Arena, Isa, LANES, Loss, Panels, Storage, Team, WeightType, narrows, pack_int8, pack_panel, padded, widen,
+    Arena, Isa, LANES, Loss, Panels, Storage, Team, WeightType, narrows, pack_int8, pack_panel, padded, unpack_panel,
+    widen,
 };
 
 /// Bytes of weights that are packed before their file pages are let go.
@@ -34,7 +35,7 @@ pub(crate) struct Matrix {
 }
 
 impl Matrix {
-    fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.n.div_ceil(LANES) * self.kind.panel_bytes(self.k)
     }
 }
@@ -333,6 +334,37 @@ impl Packed {
 
     pub(crate) fn bytes(&self) -> usize {
         self.block.bytes().len()
+    }
+
+    /// A copy of some matrices at 8 bits; each becomes the matrix of the copy.
+    pub(crate) fn at_8_bits(&self, matrices: &mut [&mut Matrix], isa: Isa, team: &Team) -> Result<Packed> {
+        let mut bytes = 0;
+        let mut narrow = |m: &&mut Matrix| {
+            let narrow = Matrix { kind: WeightType::Int8, offset: bytes, ..**m };
+            bytes += narrow.bytes().next_multiple_of(64);
+            narrow
+        };
+        let narrowed: Vec<Matrix> = matrices.iter().map(&mut narrow).collect();
+        let mut arena = Arena::new(bytes).map_err(|source| Error::Memory { what: "drafts", bytes, source })?;
+        let mut jobs = Vec::new();
+        let mut rest = arena.bytes_mut();
+        for (from, to) in matrices.iter().zip(&narrowed) {
+            let (whole, after) = rest.split_at_mut(to.bytes().next_multiple_of(64));
+            rest = after;
+            let from_panels =
+                self.block.bytes()[from.offset..][..from.bytes()].chunks_exact(from.kind.panel_bytes(from.k).max(1));
+            let to_panels = whole[..to.bytes()].chunks_exact_mut(to.kind.panel_bytes(to.k).max(1));
+            jobs.extend(from_panels.zip(to_panels).map(|(wide, narrow)| (from.kind, from.k, wide, narrow)));
+        }
+        team.chunks_mut(&mut jobs, 8, |_, jobs| {
+            for (kind, k, wide, narrow) in jobs {
+                let mut rows = vec![0f32; LANES * *k];
+                unpack_panel(*kind, wide, &mut rows);
+                pack_int8(isa, &std::array::from_fn(|lane| Some(&rows[lane * *k..][..*k])), *k, narrow);
+            }
+        });
+        matrices.iter_mut().zip(narrowed).for_each(|(matrix, narrow)| **matrix = narrow);
+        Ok(Packed { block: Block::Made(arena) })
     }
 }
 

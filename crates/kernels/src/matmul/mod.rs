@@ -5,6 +5,6 @@ mod panels;
 mod product;
 
 pub use int8::Loss;
-pub use panels::{Panels, Storage, WeightType, pack_int8, pack_panel, widen};
+pub use panels::{Panels, Storage, WeightType, pack_int8, pack_panel, unpack_panel, widen};
 pub(crate) use product::tile;
 pub use product::{Epilogue, Product, matmul};

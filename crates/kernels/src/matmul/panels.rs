@@ -139,6 +139,21 @@ pub fn pack_panel(from: WeightType, rows: &[Option<&[u8]>; LANES], to: WeightTyp
     }
 }
 
+/// The 16 rows [k] of a packed panel as f32, which [`pack_panel`] packed.
+///
+/// # Panics
+/// Where the lengths do not fit together, or the type is int8.
+pub fn unpack_panel(from: WeightType, panel: &[u8], rows: &mut [f32]) {
+    let k = rows.len() / LANES;
+    let mut step = [0f32; LANES];
+    for (i, weights) in panel.chunks_exact(LANES * from.size()).enumerate() {
+        widen(from, weights, &mut step);
+        for (lane, x) in step.iter().enumerate() {
+            rows[lane * k + i] = *x;
+        }
+    }
+}
+
 /// Quantises 16 rows of `k` weights, zeros where absent, into a panel of [`WeightType::panel_bytes`]; tells the loss.
 ///
 /// # Panics

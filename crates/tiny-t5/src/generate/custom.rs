@@ -92,6 +92,14 @@ impl<'a> Custom<'a> {
     }
 
     /// The place of a source of the call.
+    /// No rule of the caller's.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.logits_processors.is_empty()
+            && self.stopping_criteria.is_empty()
+            && self.prefix_allowed_tokens.is_none()
+            && self.choices.is_none()
+    }
+
     pub(crate) fn index(&self, source: usize) -> usize {
         self.first_index.wrapping_add(source)
     }

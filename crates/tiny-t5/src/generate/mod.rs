@@ -9,6 +9,7 @@ mod processors;
 mod rows;
 mod sample;
 mod settings;
+mod speculate;
 mod warpers;
 
 pub use choices::{Choices, Chosen};
@@ -22,7 +23,10 @@ use crate::encoder::{self, EncoderState};
 use crate::error::Result;
 use crate::lm_head::{Choice, LmHead, Scores};
 use crate::model::Model;
+use crate::options::{Dtype, Speculation};
 use crate::stack::{Exec, Scratch, Stack};
+use crate::weights::Packed;
+use speculate::Pace;
 use std::time::Instant;
 use tiny_t5_kernels::padded;
 
@@ -70,7 +74,11 @@ pub struct Timings {
     pub layers_ms: f64,
     /// Hidden states to logits, all steps.
     pub head_ms: f64,
-    /// Tokens that the LM head's int8 screen decided, of `new_tokens`.
+    /// Tokens that speculation guessed; see [`Speculation`].
+    pub guessed: usize,
+    /// Guesses that held.
+    pub accepted: usize,
+    /// Tokens that the LM head's int8 screen decided, of `new_tokens` and of guesses that did not hold.
     pub screened: usize,
     /// Rows of the LM head that the screen left to f32, over all of `screened`.
     pub survivors: usize,
@@ -90,9 +98,10 @@ pub(crate) struct State {
     choice: Choice,
     feeds: Vec<Feed>,
     ids: Vec<u32>,
+    pace: Pace,
 }
 
-/// A way of searching, at work on some sources: a step computes one token of every live sequence.
+/// A way of searching, at work on some sources: a step computes one token of every live sequence, or several.
 pub(crate) trait Strategy: Send {
     fn step(&mut self, search: &mut Search<'_>) -> Result<()>;
     /// Nothing is live.
@@ -198,7 +207,9 @@ impl<'a> Search<'a> {
         }
         .into_iter();
         self.timings.decode_ms = ms(start) - self.timings.encode_ms;
-        (self.timings.screened, self.timings.survivors) = (self.state.choice.screened, self.state.choice.survivors);
+        let State { choice, pace, .. } = &*self.state;
+        (self.timings.screened, self.timings.survivors) = (choice.screened, choice.survivors);
+        (self.timings.guessed, self.timings.accepted) = (pace.guessed, pace.accepted);
         let answer = |found: Vec<Found>| {
             let new_tokens = found.iter().map(|f| f.ids.len()).sum();
             let logprobs = logprobs.by_ref().take(found.len()).collect();
@@ -212,11 +223,29 @@ impl<'a> Search<'a> {
     pub(crate) fn start(&mut self, sources: &[&[u32]]) -> Box<dyn Strategy> {
         self.attend_to(sources);
         (self.state.choice.screened, self.state.choice.survivors) = (0, 0);
+        (self.state.pace.guessed, self.state.pace.accepted) = (0, 0);
         match (self.settings.num_beams, self.settings.do_sample) {
             (1, false) if self.settings.custom.chosen_from().is_some() => Box::new(choices::Ranking::new(sources)),
-            (1, false) => Box::new(greedy::greedy(self, sources)),
+            (1, false) => match self.speculation(sources.len()) {
+                (false, false) => Box::new(greedy::greedy(self, sources)),
+                (copies, drafts) => Box::new(speculate::Speculation::new(self, sources[0], copies, drafts)),
+            },
             (1, true) => Box::new(sample::sample(self, sources)),
             _ => Box::new(beam::Beams::new(self, sources)),
+        }
+    }
+
+    /// Whether to guess by copies, and by drafts. A caller's own rules see no guesses.
+    fn speculation(&self, sources: usize) -> (bool, bool) {
+        if sources != 1 || !self.settings.custom.is_empty() {
+            return (false, false);
+        }
+        let drafts = self.model.dtype != Dtype::Int8;
+        match self.settings.speculation {
+            Speculation::Off => (false, false),
+            Speculation::Copy => (true, false),
+            Speculation::Draft => (false, drafts),
+            Speculation::Auto => (true, drafts && self.model.drafts_pay()),
         }
     }
 
@@ -271,9 +300,13 @@ impl<'a> Search<'a> {
 
     /// Decodes what was fed: hidden states.
     fn decode(&mut self) {
+        self.decode_by((self.decoder, &self.model.packed));
+    }
+
+    fn decode_by(&mut self, by: (&Stack, &Packed)) {
         let State { scratch, decoder, feeds, ids, .. } = &mut *self.state;
         let start = Instant::now();
-        decoder::decode(self.model, self.exec, scratch, decoder, self.decoder, feeds, ids);
+        decoder::decode(self.model, self.exec, scratch, decoder, by, feeds, ids);
         self.timings.layers_ms += ms(start);
     }
 
@@ -290,6 +323,17 @@ impl<'a> Search<'a> {
     /// Decodes what was fed; the best id of each of its rows.
     fn best(&mut self, scores: &impl Scores, best: &mut Vec<u32>) -> Result<()> {
         self.decode();
+        self.best_of_decoded(scores, best)
+    }
+
+    /// [`Search::best`] by the decoder at 8 bits.
+    fn draft(&mut self, scores: &impl Scores, best: &mut Vec<u32>) -> Result<()> {
+        let draft = self.model.draft(self.exec, self.decoder)?;
+        self.decode_by((&draft.stack, &draft.packed));
+        self.best_of_decoded(scores, best)
+    }
+
+    fn best_of_decoded(&mut self, scores: &impl Scores, best: &mut Vec<u32>) -> Result<()> {
         let start = Instant::now();
         let State { decoder, choice, ids, .. } = &mut *self.state;
         self.head.best(self.model, self.exec, &decoder.hidden, ids.len(), choice, scores, best)?;

@@ -5,7 +5,7 @@ use super::custom::Custom;
 use super::processors::{self, Context, Processor};
 use super::warpers::{self, Warper};
 use crate::error::{Error, Result};
-use crate::options::{EarlyStopping, Generate};
+use crate::options::{EarlyStopping, Generate, Speculation};
 use std::time::Duration;
 use tiny_t5_checkpoint::Config;
 
@@ -29,6 +29,7 @@ pub(crate) struct Settings<'a> {
     /// The start token, and the decoder ids that the caller gave.
     pub(crate) prompt: Vec<u32>,
     pub(crate) do_sample: bool,
+    pub(crate) speculation: Speculation,
     pub(crate) seed: u64,
     pub(crate) warpers: Vec<Warper>,
     /// In transformers' order.
@@ -132,6 +133,7 @@ impl<'a> Settings<'a> {
             top_logprobs,
             warpers: warpers::of(&o),
             do_sample,
+            speculation: o.speculation.unwrap_or_default(),
             seed: o.seed.unwrap_or(0),
             eos,
             prompt,

@@ -1,0 +1,276 @@
+//! Greedy search of one sequence in fewer passes: tokens are guessed, and one pass of the decoder checks several at once.
+//!
+//! A pass over several tokens reads the weights once and computes at each position the bits that a step computes there, so the
+//! ids are those of plain greedy search whatever is guessed: a wrong guess costs time, never a token.
+//!
+//! - Copies: where the last tokens stood before, in the source or in the output, what followed there is guessed. Guessing is
+//!   free.
+//! - Drafts: a copy of the decoder at 8 bits goes ahead. It reads a quarter of the bytes, attends to the exact keys and values
+//!   of everything that was checked, and its own few go when they have been checked.
+//!
+//! How many tokens to guess follows from how many guesses held, and from what rows and drafts cost; where none pays, steps are
+//! plain ones. No clock decides, so that a call does the same work each time.
+//!
+//! Sources: Leviathan et al., *Fast Inference from Transformers via Speculative Decoding* (arXiv:2211.17192), for the expected
+//! number of tokens; Saxena, *Prompt Lookup Decoding* (2023), for copies.
+
+use super::processors::{Context, Processor};
+use super::{Found, Search, Strategy};
+use crate::decoder::Feed;
+use crate::error::Result;
+use crate::generate::Finish;
+use crate::lm_head::Scores;
+
+/// Most tokens that are guessed at once: further ones would seldom be reached.
+const MOST: usize = 8;
+/// The longest run of last tokens that is looked for, and the shortest.
+const RUN: std::ops::RangeInclusive<usize> = 2..=4;
+/// Tokens after which a way of guessing that does not pay is tried again.
+const AGAIN: usize = 32;
+
+/// What guessing costs, in passes of one row.
+#[derive(Debug, Clone, Copy)]
+struct Costs {
+    /// A row more in a pass.
+    row: f64,
+    /// A draft.
+    draft: f64,
+}
+
+/// A decoder in the caches: a row more waits for arithmetic, and a draft for the LM head as long as a pass does.
+const IN_CACHE: Costs = Costs { row: 0.3, draft: 0.7 };
+/// A decoder in memory, which a pass waits for.
+const IN_MEMORY: Costs = Costs { row: 0.1, draft: 0.33 };
+/// Guessing begins where it promises this many times the tokens of plain steps.
+const PAYS: f64 = 1.05;
+
+/// How guessing went so far, kept from call to call.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    copies: Held,
+    drafts: Held,
+    pub(crate) guessed: usize,
+    pub(crate) accepted: usize,
+}
+
+/// The share of guesses that held.
+#[derive(Debug)]
+struct Held {
+    share: f64,
+    /// Tokens since one was last guessed.
+    idle: usize,
+}
+
+impl Default for Held {
+    fn default() -> Self {
+        Held { share: 0.7, idle: 0 }
+    }
+}
+
+impl Held {
+    /// The number of guesses, up to `most`, that promises the most tokens for the time; each costs `each`.
+    fn best(&self, most: usize, each: f64) -> usize {
+        if self.idle >= AGAIN {
+            return most.min(1);
+        }
+        // The first token is always right, the next if its guess held, ...
+        let promised = |n: usize| (0..=n).map(|i| self.share.powi(i as i32)).sum::<f64>() / (1.0 + n as f64 * each);
+        let best = (0..=most).max_by(|a, b| promised(*a).total_cmp(&promised(*b))).unwrap_or(0);
+        if promised(best) >= PAYS { best } else { 0 }
+    }
+
+    fn see(&mut self, guessed: usize, accepted: usize) {
+        for i in 0..guessed.min(accepted + 1) {
+            let held = if i < accepted { 1.0 } else { 0.0 };
+            self.share += (held - self.share) * 0.1;
+        }
+        self.idle = 0;
+    }
+}
+
+/// A sequence whose next tokens are guessed.
+pub(super) struct Speculation {
+    source: Vec<u32>,
+    /// The prompt and what was generated; behind `len` of them, guesses.
+    ids: Vec<u32>,
+    len: usize,
+    picked: Vec<u32>,
+    found: Option<Found>,
+    copies: bool,
+    drafts: bool,
+    costs: Costs,
+}
+
+/// The rows of a pass: the last token and the guesses behind it.
+struct Guessed<'a> {
+    ids: &'a [u32],
+    /// Ids that row 0 has seen.
+    first: usize,
+    source: &'a [u32],
+    processors: &'a [Box<dyn Processor + 'a>],
+    prompt: usize,
+    index: usize,
+}
+
+impl Guessed<'_> {
+    fn context(&self, row: usize) -> Context<'_> {
+        Context { ids: &self.ids[..self.first + row], prompt: self.prompt, source: self.source, index: self.index }
+    }
+}
+
+impl Scores for Guessed<'_> {
+    fn touches(&self, row: usize, ids: &mut Vec<u32>) -> bool {
+        self.processors.iter().all(|processor| processor.touches(&self.context(row), ids))
+    }
+
+    fn process(&self, row: usize, scores: &mut [f32]) {
+        self.processors.iter().for_each(|processor| processor.process(&self.context(row), scores));
+    }
+}
+
+impl Speculation {
+    pub(super) fn new(search: &mut Search<'_>, source: &[u32], copies: bool, drafts: bool) -> Speculation {
+        search.begin([(0, 0)].into_iter());
+        let settings = search.settings;
+        let mut ids = Vec::with_capacity(settings.prompt.len() + settings.max_new_tokens.min(super::RESERVE) + MOST);
+        ids.extend_from_slice(&settings.prompt);
+        let len = ids.len();
+        // Who asks for a way of guessing knows that it pays.
+        let asked = settings.speculation != crate::options::Speculation::Auto;
+        let in_memory = asked || search.model.steps_wait_for_memory;
+        let costs = if in_memory { IN_MEMORY } else { IN_CACHE };
+        Speculation { source: source.to_vec(), ids, len, picked: Vec::new(), found: None, copies, drafts, costs }
+    }
+
+    /// Appends guesses to `ids`.
+    fn guess(&mut self, search: &mut Search<'_>) -> Result<Way> {
+        let settings = search.settings;
+        // The last token that may come needs no guess.
+        let left = (settings.prompt.len() + settings.max_new_tokens).saturating_sub(self.len + 1).min(MOST);
+        let Costs { row, draft } = self.costs;
+        let Pace { copies, drafts, .. } = &search.state.pace;
+        if self.copies {
+            let copied = copy(&self.source, &self.ids);
+            let n = copies.best(left.min(copied.len()), row);
+            if n > 0 {
+                let mut guesses = [0; MOST];
+                guesses[..n].copy_from_slice(&copied[..n]);
+                self.ids.extend_from_slice(&guesses[..n]);
+                return Ok(Way::Copies);
+            }
+        }
+        if !self.drafts {
+            return Ok(Way::Plain);
+        }
+        let n = drafts.best(left, row + draft);
+        let screened = (search.state.choice.screened, search.state.choice.survivors);
+        for _ in 0..n {
+            let last = self.ids.len() - 1;
+            self.pass(search, last, true)?;
+            self.ids.push(self.picked[0]);
+        }
+        (search.state.choice.screened, search.state.choice.survivors) = screened;
+        search.state.decoder.caches[0].truncate(self.len - 1);
+        Ok(if n > 0 { Way::Drafts } else { Way::Plain })
+    }
+
+    /// Decodes the ids from `from` on; `picked` has the best id behind each.
+    fn pass(&mut self, search: &mut Search<'_>, from: usize, draft: bool) -> Result<()> {
+        let settings = search.settings;
+        let state = &mut *search.state;
+        state.feeds.clear();
+        state.feeds.push(Feed { cache: 0, source: 0, rows: 0..self.ids.len() - from });
+        state.ids.clear();
+        state.ids.extend_from_slice(&self.ids[from..]);
+        let scores = Guessed {
+            ids: &self.ids,
+            first: from + 1,
+            source: &self.source,
+            processors: &settings.processors,
+            prompt: settings.prompt.len(),
+            index: search.numbers[0],
+        };
+        match draft {
+            true => search.draft(&scores, &mut self.picked),
+            false => search.best(&scores, &mut self.picked),
+        }
+    }
+}
+
+/// Where guesses came from.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    Plain,
+    Copies,
+    Drafts,
+}
+
+impl Strategy for Speculation {
+    fn step(&mut self, search: &mut Search<'_>) -> Result<()> {
+        let settings = search.settings;
+        let way = self.guess(search)?;
+        self.pass(search, self.len - 1, false)?;
+        let guessed = self.ids.len() - self.len;
+        let held = self.picked.iter().zip(&self.ids[self.len..]).take_while(|(picked, guess)| picked == guess).count();
+        self.ids.truncate(self.len);
+        for id in &self.picked[..=held] {
+            self.ids.push(*id);
+            let (prompt, index) = (settings.prompt.len(), search.numbers[0]);
+            let context = Context { ids: &self.ids, prompt, source: &self.source, index };
+            if let Some(finish) = settings.finish(&context) {
+                self.found = Some(Found { ids: self.ids.split_off(1), score: None, finish });
+                break;
+            }
+        }
+        let new = self.ids.len().saturating_sub(self.len);
+        self.len = self.ids.len();
+        search.state.decoder.caches[0].truncate(self.len.saturating_sub(1));
+
+        let pace = &mut search.state.pace;
+        pace.guessed += guessed;
+        pace.accepted += held;
+        pace.copies.idle += new;
+        pace.drafts.idle += new;
+        match way {
+            Way::Plain => {}
+            Way::Copies => pace.copies.see(guessed, held),
+            Way::Drafts => pace.drafts.see(guessed, held),
+        }
+        Ok(())
+    }
+
+    fn is_done(&self) -> bool {
+        self.found.is_some()
+    }
+
+    fn stop(&mut self) {
+        if self.found.is_none() {
+            self.found = Some(Found { ids: self.ids.split_off(1), score: None, finish: Finish::Stopped });
+        }
+    }
+
+    fn settled(&self, _: usize) -> &[u32] {
+        match &self.found {
+            Some(found) => &found.ids,
+            None => &self.ids[1..],
+        }
+    }
+
+    fn found(&mut self) -> Vec<Vec<Found>> {
+        vec![self.found.take().into_iter().collect()]
+    }
+}
+
+/// What followed the last ids where they stood before: the longest run of them, in the output first, the latest place first.
+fn copy<'a>(source: &'a [u32], ids: &'a [u32]) -> &'a [u32] {
+    for run in RUN.rev() {
+        let Some(last) = ids.len().checked_sub(run).map(|from| &ids[from..]) else { continue };
+        for text in [&ids[..ids.len() - 1], source] {
+            let place = text.windows(run).rposition(|window| window == last);
+            if let Some(after) = place.map(|place| &text[place + run..]).filter(|after| !after.is_empty()) {
+                return after;
+            }
+        }
+    }
+    &[]
+}

@@ -928,3 +928,58 @@ fn cli_tokenizer_that_makes_its_crate_panic_is_one_error_line() {
     assert_eq!((output.status.code(), errors.lines().count()), (Some(1), 1), "{errors}");
     assert!(errors.contains("tokenizer.json"), "{errors}");
 }
+
+#[test]
+fn cli_family_tells_shapes_without_weights() {
+    let family = |args: &[&str]| json_of(tiny_t5(&[&["family"], args].concat()));
+    let two = family(&["t5-efficient-tiny-nl32", "google/t5-large", "--source", "512", "--target", "128"]);
+    let [tiny, large] = &two.as_array().unwrap()[..] else { panic!("{two}") };
+    assert_eq!(tiny["name"], "t5-efficient-tiny-nl32");
+    assert_eq!(
+        (&tiny["parameters"]["total"], &large["parameters"]["total"]),
+        (&66_986_752.into(), &737_668_096.into())
+    );
+    assert_eq!(
+        (&tiny["shape"]["num_layers"], &tiny["card_d_kv"], &large["card_d_kv"]),
+        (&32.into(), &32.into(), &Value::Null)
+    );
+    assert_eq!(tiny["bytes"]["16bit"], 2 * 66_986_752u64);
+    assert_eq!((&large["flops"]["source"], &large["flops"]["target"]), (&512.into(), &128.into()));
+    let (flops, bytes) = (&large["decoded_token"]["flops"], &large["decoded_token"]["bytes"]["int8"]);
+    let intensity = flops.as_f64().unwrap() / bytes.as_f64().unwrap();
+    assert_eq!(large["decoded_token"]["intensity"]["int8"], intensity);
+    let (sizes, all) = (family(&[]), family(&["--all"]));
+    assert!(sizes.as_array().unwrap().len() > 20 && all.as_array().unwrap().len() > 150);
+}
+
+#[test]
+fn cli_family_prints_a_table_that_is_at_most_100_columns_wide() {
+    for args in [
+        &["family"][..],
+        &["family", "--all"],
+        &["family", "--source", "1048576", "--target", "1048576"],
+        &["family", "--explain"],
+    ] {
+        let text = answer(args);
+        assert!(text.lines().count() > 25, "{text}");
+        text.lines().for_each(|line| assert!(line.chars().count() <= 100, "{args:?}: {line}"));
+    }
+    let table = answer(&["family"]);
+    let tiny = table.lines().find(|line| line.starts_with("t5-efficient-tiny ")).unwrap();
+    assert!(tiny.contains(" 64/32 ") && tiny.contains(" 15,570,688 "), "{tiny}");
+    let one = answer(&["family", "t5-efficient-tiny"]);
+    assert!(
+        one.contains("\nparameters       15,570,688\n") && one.contains("\nnote             published cards of tiny"),
+        "{one}"
+    );
+    assert!(answer(&["family", "--explain"]).contains("counted causally"));
+}
+
+#[test]
+fn cli_family_refuses_names_that_are_none() {
+    let (code, error) = failure(tiny_t5(&["family", "t5-small", "t5-enormous"]));
+    assert_eq!(code, 1, "{error}");
+    assert!(error.contains("t5-enormous") && error.contains("small, base, large, 3b, 11b"), "{error}");
+    assert_eq!(failure(tiny_t5(&["family", "--all", "t5-small"])).0, 2);
+    assert_eq!(failure(tiny_t5(&["family", "--source", "-1"])).0, 2);
+}

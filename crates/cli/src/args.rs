@@ -1,14 +1,14 @@
 //! What the command line may say, and which command it means.
 
 use crate::failure::Failure;
-use crate::{bench, classify, encode, generate, infill, info, output, score};
+use crate::{bench, classify, encode, family, generate, infill, info, output, score};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use tiny_t5::{Dtype, Load, T5};
 
 /// Commands that this version does not have, and that are no texts either.
-const LATER: [&str; 2] = ["family", "report"];
+const LATER: [&str; 1] = ["report"];
 
 #[derive(Debug, Parser)]
 #[command(name = "tiny-t5", version, about, long_about = None)]
@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Infill(Box<infill::Args>),
     /// What a checkpoint is: shape, parameters, memory, FLOPs, kernels
     Info(info::Args),
+    /// What the shapes of the T5 family cost, by name, without weights
+    Family(family::Args),
     /// Measure speed with fixed work, for comparing engines
     Bench(bench::Args),
 }

@@ -12,14 +12,21 @@ const MOST_TOKENS: u64 = 1 << 20;
 /// The arguments of `info`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Count the FLOPs of a source of N tokens
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u64).range(0..=MOST_TOKENS), allow_negative_numbers = true)]
-    source: u64,
-    /// Count the FLOPs of a target of N tokens
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u64).range(0..=MOST_TOKENS), allow_negative_numbers = true)]
-    target: u64,
+    #[command(flatten)]
+    lengths: Lengths,
     #[command(flatten)]
     model: ModelArgs,
+}
+
+/// How many tokens are counted for.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Lengths {
+    /// Count the FLOPs of a source of N tokens
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u64).range(0..=MOST_TOKENS), allow_negative_numbers = true)]
+    pub(crate) source: u64,
+    /// Count the FLOPs of a target of N tokens
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u64).range(0..=MOST_TOKENS), allow_negative_numbers = true)]
+    pub(crate) target: u64,
 }
 
 /// All that is told, as the JSON has it.
@@ -45,7 +52,7 @@ struct Info {
 }
 
 #[derive(Serialize)]
-struct Shape {
+pub(crate) struct Shape {
     vocab_size: usize,
     d_model: usize,
     d_kv: usize,
@@ -57,13 +64,60 @@ struct Shape {
     relative_attention_max_distance: usize,
 }
 
+impl Shape {
+    pub(crate) fn of(c: &Config) -> Shape {
+        Shape {
+            vocab_size: c.vocab_size,
+            d_model: c.d_model,
+            d_kv: c.d_kv,
+            d_ff: c.d_ff,
+            num_layers: c.num_layers,
+            num_decoder_layers: if c.architecture.has_decoder() { c.num_decoder_layers } else { 0 },
+            num_heads: c.num_heads,
+            relative_attention_num_buckets: c.relative_attention_num_buckets,
+            relative_attention_max_distance: c.relative_attention_max_distance,
+        }
+    }
+
+    /// For people, on a line.
+    pub(crate) fn line(&self) -> String {
+        format!(
+            "{} + {} layers, d_model {}, d_ff {}, {} heads of d_kv {}, vocabulary {}",
+            self.num_layers,
+            self.num_decoder_layers,
+            self.d_model,
+            self.d_ff,
+            self.num_heads,
+            self.d_kv,
+            self.vocab_size
+        )
+    }
+}
+
 #[derive(Serialize)]
-struct Parameters {
+pub(crate) struct Parameters {
     total: u64,
     embedding: u64,
     encoder: u64,
     decoder: u64,
     head: u64,
+}
+
+impl Parameters {
+    pub(crate) fn of(p: tiny_t5::Parameters) -> Parameters {
+        Parameters { total: p.total(), embedding: p.embedding, encoder: p.encoder, decoder: p.decoder, head: p.head }
+    }
+
+    /// The table's rows.
+    pub(crate) fn rows(&self) -> [Row; 5] {
+        [
+            ("parameters", grouped(self.total)),
+            ("  embedding", grouped(self.embedding)),
+            ("  encoder", grouped(self.encoder)),
+            ("  decoder", grouped(self.decoder)),
+            ("  head", if self.head == 0 { "0 (none of its own)".into() } else { grouped(self.head) }),
+        ]
+    }
 }
 
 #[derive(Serialize)]
@@ -79,7 +133,7 @@ struct Bytes {
 }
 
 #[derive(Serialize)]
-struct Flops {
+pub(crate) struct Flops {
     source: u64,
     target: u64,
     total: u64,
@@ -89,11 +143,45 @@ struct Flops {
     head: u64,
 }
 
+impl Flops {
+    pub(crate) fn of(flops: tiny_t5::Flops, lengths: &Lengths) -> Flops {
+        Flops {
+            source: lengths.source,
+            target: lengths.target,
+            total: flops.total(),
+            encoder: flops.encoder,
+            cross: flops.cross,
+            decoder: flops.decoder,
+            head: flops.head,
+        }
+    }
+
+    /// The table's rows.
+    pub(crate) fn rows(&self) -> [Row; 5] {
+        let lengths = format!("{} source and {} target tokens", self.source, self.target);
+        [
+            ("FLOPs", format!("{} for {lengths}", grouped(self.total))),
+            ("  encoder", grouped(self.encoder)),
+            ("  cross K, V", grouped(self.cross)),
+            ("  decoder", grouped(self.decoder)),
+            ("  head", grouped(self.head)),
+        ]
+    }
+}
+
+/// A row of a table for people: what it is, and what it says.
+pub(crate) type Row = (&'static str, String);
+
+/// Prints a row.
+pub(crate) fn print_row(out: &mut Output, (name, text): Row) -> Result<(), Failure> {
+    out.line(format_args!("{name:<17}{text}"))
+}
+
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let t5 = args.model.open()?;
     let name = args.model.model.as_ref().map_or("embedded".into(), |path| path.display().to_string());
-    let info = Info::of(&t5, name, args.source, args.target);
+    let info = Info::of(&t5, name, &args.lengths);
     let mut out = Output::new();
     match args.model.json {
         true => out.json(&info)?,
@@ -103,9 +191,9 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
 }
 
 impl Info {
-    fn of(t5: &T5, model: String, source: u64, target: u64) -> Info {
+    fn of(t5: &T5, model: String, lengths: &Lengths) -> Info {
         let c = t5.config();
-        let (parameters, flops) = (t5.parameters(), t5.flops(source, target));
+        let (parameters, flops) = (t5.parameters(), t5.flops(lengths.source, lengths.target));
         let tokenizer = t5.tokenizer().map(|t| t.kind());
         Info {
             model,
@@ -123,24 +211,8 @@ impl Info {
                 Activation::Gelu => "gelu",
                 Activation::Silu => "silu",
             },
-            shape: Shape {
-                vocab_size: c.vocab_size,
-                d_model: c.d_model,
-                d_kv: c.d_kv,
-                d_ff: c.d_ff,
-                num_layers: c.num_layers,
-                num_decoder_layers: if c.architecture.has_decoder() { c.num_decoder_layers } else { 0 },
-                num_heads: c.num_heads,
-                relative_attention_num_buckets: c.relative_attention_num_buckets,
-                relative_attention_max_distance: c.relative_attention_max_distance,
-            },
-            parameters: Parameters {
-                total: parameters.total(),
-                embedding: parameters.embedding,
-                encoder: parameters.encoder,
-                decoder: parameters.decoder,
-                head: parameters.head,
-            },
+            shape: Shape::of(c),
+            parameters: Parameters::of(parameters),
             bytes: Bytes {
                 on_disk: t5.bytes_on_disk(),
                 packed: t5.packed_bytes(),
@@ -148,15 +220,7 @@ impl Info {
                 half: parameters.bytes(2),
                 int8: parameters.bytes(1),
             },
-            flops: Flops {
-                source,
-                target,
-                total: flops.total(),
-                encoder: flops.encoder,
-                cross: flops.cross,
-                decoder: flops.decoder,
-                head: flops.head,
-            },
+            flops: Flops::of(flops, lengths),
             tokenizer,
             tensors_ignored: t5.unused_tensors().to_vec(),
             notes: t5.notes().to_vec(),
@@ -170,23 +234,17 @@ impl Info {
 
     /// The table for people.
     fn print(&self, out: &mut Output) -> Result<(), Failure> {
-        let (s, p, b, f) = (&self.shape, &self.parameters, &self.bytes, &self.flops);
+        let (s, b) = (&self.shape, &self.bytes);
         let gated = if self.gated { "gated " } else { "" };
         let ignored = match &self.tensors_ignored[..] {
             [] => "none".into(),
             names => format!("{}: T5 of this shape has no place for them", joined(names, ", ")),
         };
         let better = self.why_not_better.as_ref().map_or(String::new(), |why| format!("; {why}"));
-        let rows = [
+        let first = [
             ("model", self.model.clone()),
             ("variant", format!("{}, {gated}{}, {}", self.variant, self.activation, self.architecture)),
-            (
-                "shape",
-                format!(
-                    "{} + {} layers, d_model {}, d_ff {}, {} heads of d_kv {}, vocabulary {}",
-                    s.num_layers, s.num_decoder_layers, s.d_model, s.d_ff, s.num_heads, s.d_kv, s.vocab_size
-                ),
-            ),
+            ("shape", s.line()),
             (
                 "bias",
                 format!(
@@ -194,27 +252,22 @@ impl Info {
                     s.relative_attention_num_buckets, s.relative_attention_max_distance
                 ),
             ),
-            ("parameters", grouped(p.total)),
-            ("  embedding", grouped(p.embedding)),
-            ("  encoder", grouped(p.encoder)),
-            ("  decoder", grouped(p.decoder)),
-            ("  head", if p.head == 0 { "0 (none of its own)".into() } else { grouped(p.head) }),
+        ];
+        let bytes = [
             ("bytes on disk", grouped(b.on_disk)),
             ("bytes in memory", format!("{} packed now, beside the mapped file", grouped(b.packed as u64))),
             ("  f32", grouped(b.f32)),
             ("  bf16, f16", grouped(b.half)),
-            ("  int8", format!("{} (counted; not there yet)", grouped(b.int8))),
-            ("FLOPs", format!("{} for {} source and {} target tokens", grouped(f.total), f.source, f.target)),
-            ("  encoder", grouped(f.encoder)),
-            ("  cross K, V", grouped(f.cross)),
-            ("  decoder", grouped(f.decoder)),
-            ("  head", grouped(f.head)),
+            ("  int8", grouped(b.int8)),
+        ];
+        let rest = [
             ("tokenizer", self.tokenizer.unwrap_or("none: ids in, ids out").into()),
             ("tensors ignored", ignored),
             ("instruction set", format!("{} of {}{better}", self.isa, joined(&self.isas, ", "))),
             ("threads", self.threads.to_string()),
         ];
-        rows.into_iter().try_for_each(|(name, text)| out.line(format_args!("{name:<17}{text}")))
+        let rows = first.into_iter().chain(self.parameters.rows()).chain(bytes).chain(self.flops.rows()).chain(rest);
+        rows.into_iter().try_for_each(|row| print_row(out, row))
     }
 }
 
@@ -240,7 +293,7 @@ fn why_not_better(isa: &str) -> Option<String> {
 }
 
 /// 15,570,688
-fn grouped(n: u64) -> String {
+pub(crate) fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let head = digits.len() % 3;
     let (first, rest) = digits.split_at(head);

@@ -7,7 +7,7 @@
 //! | `input` | sources: texts, ids, lines of a file; progress |
 //! | `output` | lines on standard output, notes on standard error |
 //! | `failure` | what went wrong, and the exit code that says so |
-//! | `generate`, `score`, `encode`, `classify`, `infill`, `info`, `bench` | a command each |
+//! | `generate`, `score`, `encode`, `classify`, `infill`, `info`, `family`, `bench` | a command each |
 
 #![forbid(unsafe_code)]
 
@@ -16,6 +16,7 @@ mod bench;
 mod classify;
 mod encode;
 mod failure;
+mod family;
 mod generate;
 mod infill;
 mod info;
@@ -51,6 +52,7 @@ fn run() -> Result<(), Failure> {
         Command::Classify(args) => classify::run(args),
         Command::Infill(args) => infill::run(args),
         Command::Info(args) => info::run(args),
+        Command::Family(args) => family::run(args),
         Command::Bench(args) => bench::run(args),
     }
 }

@@ -1,28 +1,17 @@
-//! What a shape costs: parameters, bytes and floating-point operations, counted from config.json alone.
-//!
-//! With V = vocab_size, d = d_model, i = num_heads * d_kv, f = d_ff, g = 2 matrices up to d_ff where the feed-forward layer
-//! is gated and else 1, h = num_heads, b = relative_attention_num_buckets:
-//!
-//! ```text
-//! parameters   embedding   V d
-//!              encoder     num_layers         * (4 d i + (g + 1) d f + 2 d) + b h + d
-//!              decoder     num_decoder_layers * (8 d i + (g + 1) d f + 3 d) + b h + d
-//!              head        0 where the output matrix is the embedding, V d where it is not; a classifier's matrices and biases
-//!
-//! FLOPs        encoder     num_layers         * S * 2 (4 d i + (g + 1) d f + 2 S i)
-//! S source     cross K, V  num_decoder_layers * S * 2 (2 d i)
-//! T target     decoder     num_decoder_layers * T * 2 (6 d i + (g + 1) d f + 2 S i + (T + 1) i)
-//!              head        T * 2 V d
-//! ```
-//!
-//! UMT5 has a table of b h in every block. A multiply-add is 2 FLOPs. Attention costs 2 i for each pair of a query and a key
-//! that it sees, once for the scores and once for the sum of values; a decoder position sees itself and those before
-//! it, (T + 1) / 2 on average. Norms, softmax, activations and residual sums are not counted: less than a percent.
+//! What a shape costs: parameters, bytes and floating-point operations, counted from config.json alone: [`FORMULAS`].
 //!
 //! Source: the tensors of transformers' `T5Model`; the parameters equal the tensors' sizes in every reference checkpoint
-//! (`tests/cli.rs`), and the published counts of the T5-Efficient family (Tay et al., 2021, arXiv:2109.10686).
+//! (`tests/cli.rs`) and in checkpoints made for named shapes (`tests/family.rs`), and the published counts of the T5-Efficient
+//! family (Tay et al., 2021, arXiv:2109.10686).
 
 use tiny_t5_checkpoint::{Architecture, Config, ModelType};
+
+/// The formulas of [`Parameters`], [`Flops`] and [`DecodedToken`]:
+///
+/// ```text
+#[doc = include_str!("formulas.txt")]
+/// ```
+pub const FORMULAS: &str = include_str!("formulas.txt");
 
 /// How many parameters a model has, by the part that they belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,9 +31,13 @@ impl Parameters {
     /// Counts those of a shape. `own_head`: the output matrix is not the embedding, as in T5 1.1, Flan and mT5.
     #[must_use]
     pub fn of(config: &Config, own_head: bool) -> Parameters {
+        Parameters::count(config, own_head, Kv::Apart)
+    }
+
+    pub(crate) fn count(config: &Config, own_head: bool, kv: Kv) -> Parameters {
         let s = Sizes::of(config);
         let stack = |blocks: u64, attentions: u64| {
-            let block = attentions * 4 * s.d * s.inner + s.feed_forward + (attentions + 1) * s.d;
+            let block = attentions * (2 + kv.matrices()) * s.d * s.inner + s.feed_forward + (attentions + 1) * s.d;
             let tables = if config.model_type == ModelType::Umt5 { blocks } else { blocks.min(1) };
             blocks * block + tables * s.buckets * s.heads + s.d
         };
@@ -97,14 +90,19 @@ impl Flops {
     /// The classifiers that read decoder states are given the source as target; `target` counts all the same.
     #[must_use]
     pub fn of(config: &Config, source: u64, target: u64) -> Flops {
+        Flops::count(config, Kv::Apart, source, target)
+    }
+
+    pub(crate) fn count(config: &Config, kv: Kv, source: u64, target: u64) -> Flops {
         let s = Sizes::of(config);
+        let kv = u128::from(kv.matrices());
         let [d, inner, ff, vocab] = [s.d, s.inner, s.feed_forward, s.vocab].map(u128::from);
         // Lengths are the caller's and may be anything; beyond these the square alone is past u64::MAX.
         let [source, target] = [source, target].map(|tokens| u128::from(tokens.min(1 << 44)));
         let labels = config.labels.len() as u128;
         let product = d * inner;
-        let encoder = source * (4 * product + ff + 2 * source * inner);
-        let decoder = target * (6 * product + ff + 2 * source * inner + (target + 1) * inner);
+        let encoder = source * ((2 + kv) * product + ff + 2 * source * inner);
+        let decoder = target * ((4 + kv) * product + ff + 2 * source * inner + (target + 1) * inner);
         let decoder_blocks = if config.architecture.has_decoder() { s.decoder_blocks } else { 0 };
         let head = match config.architecture {
             Architecture::ConditionalGeneration => target * vocab * d,
@@ -118,7 +116,7 @@ impl Flops {
         };
         Flops {
             encoder: flops(s.encoder_blocks, encoder),
-            cross: flops(decoder_blocks, source * 2 * product),
+            cross: flops(decoder_blocks, source * kv * product),
             decoder: flops(decoder_blocks, decoder),
             head: flops(1, head),
         }
@@ -128,6 +126,71 @@ impl Flops {
     #[must_use]
     pub fn total(&self) -> u64 {
         [self.encoder, self.cross, self.decoder, self.head].into_iter().fold(0, u64::saturating_add)
+    }
+}
+
+/// What one more token of a single sequence costs: the decoder reads its weights and caches once for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DecodedToken {
+    /// Floating-point operations: the decoder's and the head's.
+    pub flops: u64,
+    /// Weights that are read.
+    pub weights: u64,
+    /// Numbers of cached keys and values that are read, 4 bytes each.
+    pub cached: u64,
+}
+
+impl DecodedToken {
+    /// Counts the mean of the `target` tokens (of 1 where it is 0) that answer `source` tokens; of a shape without a decoder
+    /// and an output matrix, nothing.
+    #[must_use]
+    pub fn of(config: &Config, source: u64, target: u64) -> DecodedToken {
+        DecodedToken::count(config, Kv::Apart, source, target)
+    }
+
+    pub(crate) fn count(config: &Config, kv: Kv, source: u64, target: u64) -> DecodedToken {
+        if config.architecture != Architecture::ConditionalGeneration {
+            return DecodedToken { flops: 0, weights: 0, cached: 0 };
+        }
+        let (s, target) = (Sizes::of(config), target.max(1));
+        let flops = Flops::count(config, kv, source, target);
+        let cross = s.decoder_blocks * kv.matrices() * s.d * s.inner;
+        let cached = u128::from(s.decoder_blocks * s.inner) * (2 * u128::from(source) + u128::from(target) + 1);
+        DecodedToken {
+            flops: flops.decoder.saturating_add(flops.head) / target,
+            weights: Parameters::count(config, false, kv).decoder - cross + s.vocab * s.d,
+            cached: u64::try_from(cached).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Bytes that are read, with weights of `bytes_each`.
+    #[must_use]
+    pub fn bytes(&self, bytes_each: u64) -> u64 {
+        self.weights.saturating_mul(bytes_each).saturating_add(self.cached.saturating_mul(4))
+    }
+
+    /// Floating-point operations a byte; 0 where there are none.
+    #[must_use]
+    pub fn intensity(&self, bytes_each: u64) -> f64 {
+        self.flops as f64 / self.bytes(bytes_each).max(1) as f64
+    }
+}
+
+/// Whether keys and values have a matrix each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kv {
+    Apart,
+    /// One matrix for both: `skv`.
+    Tied,
+}
+
+impl Kv {
+    fn matrices(self) -> u64 {
+        match self {
+            Kv::Apart => 2,
+            Kv::Tied => 1,
+        }
     }
 }
 

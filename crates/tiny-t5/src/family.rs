@@ -1,0 +1,337 @@
+//! The shapes of the T5 family by name, without weights.
+//!
+//! Sources: T5 (Raffel et al., 2020), T5 1.1 and Flan-T5, mT5 (Xue et al., 2021), UMT5 (Chung et al., 2023) and T5-Efficient (Tay
+//! et al., 2021), as their released config.json have them.
+
+use crate::complexity::{DecodedToken, Flops, Kv, Parameters};
+use crate::error::{Error, Result, one_line};
+use serde_json::json;
+use tiny_t5_checkpoint::Config;
+
+/// A shape of the family: what config.json says of it, and what else is known.
+///
+/// ```
+/// # fn main() -> tiny_t5::Result<()> {
+/// let shape = tiny_t5::Shape::named("t5-efficient-tiny-nl32")?;
+/// assert_eq!(shape.parameters().total(), 66_986_752);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Shape {
+    /// Its name, without an organisation.
+    pub name: String,
+    /// The shape; `raw` is a whole config.json.
+    pub config: Config,
+    /// Whether the output matrix is not the embedding.
+    pub own_head: bool,
+    /// The width of a head in the published card, where the released config.json has another.
+    pub card_d_kv: Option<usize>,
+    /// Whether checkpoints of this shape can be loaded.
+    pub loads: bool,
+    /// What one should know of these numbers, a sentence each.
+    pub notes: Vec<String>,
+    kv: Kv,
+}
+
+/// The numbers of a size: layers, d_model, d_ff, heads, d_kv.
+type Size = (&'static str, [usize; 5]);
+
+/// A series of sizes that are alike in all but their numbers.
+struct Series {
+    prefix: &'static str,
+    model_type: &'static str,
+    vocab_size: usize,
+    /// Gated feed-forward and an output matrix of its own, as since T5 1.1.
+    since_1_1: bool,
+    sizes: &'static [Size],
+}
+
+const T5: [Size; 5] = [
+    ("small", [6, 512, 2048, 8, 64]),
+    ("base", [12, 768, 3072, 12, 64]),
+    ("large", [24, 1024, 4096, 16, 64]),
+    ("3b", [24, 1024, 16384, 32, 128]),
+    ("11b", [24, 1024, 65536, 128, 128]),
+];
+
+const T5_1_1: [Size; 5] = [
+    ("small", [8, 512, 1024, 6, 64]),
+    ("base", [12, 768, 2048, 12, 64]),
+    ("large", [24, 1024, 2816, 16, 64]),
+    ("xl", [24, 2048, 5120, 32, 64]),
+    ("xxl", [24, 4096, 10240, 64, 64]),
+];
+
+/// There is no large one.
+const UMT5: [Size; 4] = [T5_1_1[0], T5_1_1[1], T5_1_1[3], T5_1_1[4]];
+
+const EFFICIENT: [Size; 7] = [
+    ("tiny", [4, 256, 1024, 4, 64]),
+    ("mini", [4, 384, 1536, 8, 64]),
+    ("small", [6, 512, 2048, 8, 64]),
+    ("base", [12, 768, 3072, 12, 64]),
+    ("large", [24, 1024, 4096, 16, 64]),
+    ("xl", [24, 1024, 16384, 32, 128]),
+    ("xxl", [24, 1024, 65536, 128, 128]),
+];
+
+const EFFICIENT_PREFIX: &str = "t5-efficient-";
+
+/// `t5-` last: others begin with it too.
+const SERIES: [Series; 6] = [
+    Series { prefix: EFFICIENT_PREFIX, model_type: "t5", vocab_size: 32_128, since_1_1: false, sizes: &EFFICIENT },
+    Series { prefix: "umt5-", model_type: "umt5", vocab_size: 256_384, since_1_1: true, sizes: &UMT5 },
+    Series { prefix: "mt5-", model_type: "mt5", vocab_size: 250_112, since_1_1: true, sizes: &T5_1_1 },
+    Series { prefix: "flan-t5-", model_type: "t5", vocab_size: 32_128, since_1_1: true, sizes: &T5_1_1 },
+    Series { prefix: "t5-v1_1-", model_type: "t5", vocab_size: 32_128, since_1_1: true, sizes: &T5_1_1 },
+    Series { prefix: "t5-", model_type: "t5", vocab_size: 32_128, since_1_1: false, sizes: &T5 },
+];
+
+/// The known variations of T5-Efficient: what stands before the last number, and these numbers. Not each was seen on a public page.
+const VARIATIONS: [(&str, &[u32]); 30] = [
+    ("tiny-nl", &[2, 6, 8, 12, 16, 24, 32]),
+    ("tiny-el", &[2, 6, 8, 12]),
+    ("tiny-dl", &[2, 6, 8]),
+    ("tiny-ff", &[2000, 3000, 6000, 9000, 12000]),
+    ("tiny-nh", &[1, 8, 16, 32]),
+    ("mini-nl", &[6, 8, 12, 24]),
+    ("small-nl", &[2, 4, 8, 16, 20, 22, 24, 32, 36, 40, 48]),
+    ("small-el", &[2, 4, 8, 12, 16, 32, 48, 64]),
+    ("small-dl", &[2, 4, 8, 12, 16]),
+    ("small-el8-dl", &[1, 2, 4]),
+    ("small-el16-dl", &[1, 2, 4, 8]),
+    ("small-dm", &[128, 256, 768, 1000, 2000]),
+    ("small-ff", &[1000, 3000, 6000, 9000, 12000]),
+    ("small-kv", &[16, 32, 128, 256]),
+    ("base-nl", &[2, 4, 8, 16, 24, 32, 36, 40, 48]),
+    ("base-el", &[2, 4, 6, 8, 16]),
+    ("base-dl", &[2, 4, 6, 8]),
+    ("base-dm", &[256, 512, 1000, 2000]),
+    ("base-ff", &[1000, 2000, 6000, 9000, 12000]),
+    ("base-nh", &[8, 16, 24, 32]),
+    ("base-kv", &[16, 32, 128, 256]),
+    ("large-nl", &[2, 4, 8, 10, 12, 16, 20, 32, 36]),
+    ("large-el", &[2, 4, 6, 8, 12]),
+    ("large-dl", &[2, 4, 6, 8, 12, 16, 32]),
+    ("large-dm", &[128, 256, 512, 768, 2000]),
+    ("large-nh", &[2, 4, 8, 12, 24, 32]),
+    ("large-nh8-nl", &[32]),
+    ("large-kv", &[16, 32, 128, 256]),
+    ("xl-nl", &[2, 4, 6, 8, 12, 16, 28]),
+    ("xxl-nl", &[4]),
+];
+
+/// Those without a number.
+const SHARED: [&str; 10] = [
+    "tiny-sh",
+    "small-sh",
+    "base-sh",
+    "large-sh",
+    "xl-sh",
+    "tiny-skv",
+    "base-skv",
+    "large-skv",
+    "xl-skv",
+    "small-shkv",
+];
+
+/// The names of the family: the sizes, or (`all`) the variations of T5-Efficient too. [`Shape::named`] takes them and any other
+/// name that is made of T5-Efficient's suffixes.
+#[must_use]
+pub fn family(all: bool) -> Vec<String> {
+    let in_order = SERIES[1..].iter().rev().chain(&SERIES[..1]);
+    let sizes = in_order.flat_map(|series| series.sizes.iter().map(|(size, _)| format!("{}{size}", series.prefix)));
+    let mut names: Vec<String> = sizes.collect();
+    if all {
+        for (before, numbers) in VARIATIONS {
+            names.extend(numbers.iter().map(|n| format!("{EFFICIENT_PREFIX}{before}{n}")));
+        }
+        names.extend(SHARED.map(|name| format!("{EFFICIENT_PREFIX}{name}")));
+    }
+    names
+}
+
+impl Shape {
+    /// The shape of a name, such as `t5-large`, `google/flan-t5-small` or `t5-efficient-small-el16-dl2`.
+    ///
+    /// A size of T5-Efficient may be followed by any of `-nlN` (layers of both stacks), `-elN`, `-dlN` (those of the encoder, of
+    /// the decoder), `-dmN` (d_model), `-ffN` (d_ff), `-kvN` (d_kv), `-nhN` (heads), `-skv` (keys and values tied), `-sh`, `-shkv`.
+    ///
+    /// # Errors
+    /// Where the name is not of the family, or a number is beyond what config.json may have.
+    pub fn named(name: &str) -> Result<Shape> {
+        let short = name.rsplit_once('/').map_or(name, |(_, short)| short);
+        let series = SERIES.iter().find(|series| short.starts_with(series.prefix)).ok_or_else(|| {
+            let prefixes: Vec<_> = SERIES.iter().map(|series| format!("{}SIZE", series.prefix)).collect();
+            Error::input("shape", name, prefixes.join(", "))
+        })?;
+        let rest = &short[series.prefix.len()..];
+        let (size, suffixes) = match rest.split_once('-') {
+            Some((size, suffixes)) if series.prefix == EFFICIENT_PREFIX => (size, Some(suffixes)),
+            _ => (rest, None),
+        };
+        let numbers = series.sizes.iter().find(|(known, _)| *known == size).ok_or_else(|| {
+            let sizes: Vec<_> = series.sizes.iter().map(|(size, _)| *size).collect();
+            Error::input("shape", name, format!("{} followed by {}", series.prefix, sizes.join(", ")))
+        })?;
+        let mut draft = Draft::new(numbers.1);
+        for suffix in suffixes.into_iter().flat_map(|suffixes| suffixes.split('-')) {
+            draft.vary(suffix).map_err(|expected| Error::input("shape", name, expected))?;
+        }
+        if series.model_type == "umt5" && size == "xl" {
+            draft.notes.push("no config.json of this size was seen: its numbers are those of mt5-xl".into());
+        }
+        draft.finish(short, series, size).map_err(|e| Error::input("shape", name, format!("a possible one ({e})")))
+    }
+
+    /// How many parameters it has.
+    #[must_use]
+    pub fn parameters(&self) -> Parameters {
+        Parameters::count(&self.config, self.own_head, self.kv)
+    }
+
+    /// Floating-point operations of one source of `source` tokens with a target of `target` tokens.
+    #[must_use]
+    pub fn flops(&self, source: u64, target: u64) -> Flops {
+        Flops::count(&self.config, self.kv, source, target)
+    }
+
+    /// What one of `target` tokens costs.
+    #[must_use]
+    pub fn decoded_token(&self, source: u64, target: u64) -> DecodedToken {
+        DecodedToken::count(&self.config, self.kv, source, target)
+    }
+}
+
+/// A shape while its name is read.
+struct Draft {
+    encoder_layers: usize,
+    decoder_layers: usize,
+    d_model: usize,
+    d_ff: usize,
+    heads: usize,
+    d_kv: usize,
+    kv: Kv,
+    loads: bool,
+    notes: Vec<String>,
+    seen: Vec<String>,
+}
+
+impl Draft {
+    fn new([layers, d_model, d_ff, heads, d_kv]: [usize; 5]) -> Draft {
+        Draft {
+            encoder_layers: layers,
+            decoder_layers: layers,
+            d_model,
+            d_ff,
+            heads,
+            d_kv,
+            kv: Kv::Apart,
+            loads: true,
+            notes: Vec::new(),
+            seen: Vec::new(),
+        }
+    }
+
+    /// Applies a suffix, or says what was expected.
+    fn vary(&mut self, suffix: &str) -> Result<(), String> {
+        let (key, digits) = suffix.split_at(suffix.find(|c: char| c.is_ascii_digit()).unwrap_or(suffix.len()));
+        let unknown = || {
+            let suffix = one_line(suffix);
+            format!("the suffixes nl, el, dl, dm, ff, kv, nh with a number, skv, sh and shkv, not {suffix:?}")
+        };
+        if self.seen.iter().any(|seen| seen == key) {
+            return Err(format!("{key} once"));
+        }
+        self.seen.push(key.to_owned());
+        if matches!(key, "skv" | "sh" | "shkv") && digits.is_empty() {
+            self.share(key);
+            return Ok(());
+        }
+        if !matches!(key, "nl" | "el" | "dl" | "dm" | "ff" | "kv" | "nh") || !digits.bytes().all(|b| b.is_ascii_digit())
+        {
+            return Err(unknown());
+        }
+        let number: usize = digits.parse().map_err(|_| unknown())?;
+        match key {
+            "nl" => (self.encoder_layers, self.decoder_layers) = (number, number),
+            "el" => self.encoder_layers = number,
+            "dl" => self.decoder_layers = number,
+            "dm" => self.d_model = self.exact(suffix, number),
+            "ff" => self.d_ff = self.exact(suffix, number),
+            "kv" => self.d_kv = number,
+            _ => self.heads = number,
+        }
+        Ok(())
+    }
+
+    /// The number that a rounded one in a name means: thousands are of 1024.
+    fn exact(&mut self, suffix: &str, number: usize) -> usize {
+        if number == 0 || !number.is_multiple_of(1000) {
+            return number;
+        }
+        let exact = (number / 1000).saturating_mul(1024);
+        let known = match suffix {
+            "ff6000" | "ff9000" | "ff12000" => "by the sizes of the released files",
+            _ => "presumably",
+        };
+        self.notes.push(format!("{suffix} is a rounded name: {exact}, {known}"));
+        exact
+    }
+
+    fn share(&mut self, key: &str) {
+        self.loads = false;
+        if key != "sh" {
+            self.kv = Kv::Tied;
+            self.notes.push(format!("{key}: counted with one matrix for keys and values; cannot be loaded"));
+        }
+        if key != "skv" {
+            self.notes
+                .push(format!("{key}: what shared heads mean is not published; counted as if they were not shared"));
+        }
+    }
+
+    fn finish(self, name: &str, series: &Series, size: &str) -> Result<Shape> {
+        let config = json!({
+            "architectures": [format!("{}ForConditionalGeneration", series.model_type.to_uppercase())],
+            "model_type": series.model_type,
+            "vocab_size": series.vocab_size,
+            "d_model": self.d_model,
+            "d_kv": self.d_kv,
+            "d_ff": self.d_ff,
+            "num_layers": self.encoder_layers,
+            "num_decoder_layers": self.decoder_layers,
+            "num_heads": self.heads,
+            "relative_attention_num_buckets": 32,
+            "relative_attention_max_distance": 128,
+            "feed_forward_proj": if series.since_1_1 { "gated-gelu" } else { "relu" },
+            "tie_word_embeddings": !series.since_1_1,
+            "decoder_start_token_id": 0,
+        });
+        let config = Config::parse(&config.to_string())?;
+        let card = series.prefix == EFFICIENT_PREFIX && matches!(size, "tiny" | "mini" | "small");
+        let mut shape = Shape {
+            name: name.to_owned(),
+            config,
+            own_head: series.since_1_1,
+            card_d_kv: (card && !self.seen.iter().any(|seen| seen == "kv")).then_some(32),
+            loads: self.loads,
+            notes: self.notes,
+            kv: self.kv,
+        };
+        if let Some(d_kv) = shape.card_d_kv {
+            let mut as_in_card = shape.clone();
+            as_in_card.config.d_kv = d_kv;
+            let total = as_in_card.parameters().total();
+            let note = format!(
+                "published cards of {size} say d_kv {d_kv}, which would make {total} parameters; \
+                 released config.json and the cards' own counts have {}",
+                shape.config.d_kv
+            );
+            shape.notes.insert(0, note);
+        }
+        Ok(shape)
+    }
+}

@@ -39,7 +39,7 @@ struct Shared {
     taken: AtomicBool,
     /// A chunk panicked.
     panicked: AtomicBool,
-    /// The team has ended: helpers go home.
+    /// The team has ended or rests: helpers go home.
     closed: AtomicBool,
     /// Helpers that were asked for and have not gone home.
     helpers: AtomicU32,
@@ -168,6 +168,14 @@ impl Team {
         call(&Team::new(threads))
     }
 
+    /// Sends the helpers back to their pool at once, as dropping the team does; the next region calls them again. For a team
+    /// that is kept from call to call: between calls nothing spins.
+    pub fn rest(&self) {
+        if let Some(shared) = &self.shared {
+            shared.closed.store(true, Ordering::Release);
+        }
+    }
+
     /// Threads that may take part; worker numbers are below it.
     #[must_use]
     pub fn threads(&self) -> usize {
@@ -233,6 +241,7 @@ impl Team {
     fn call_helpers(&self) {
         let Some(shared) = &self.shared else { return };
         let wanted = self.threads as u32 - 1;
+        shared.closed.store(false, Ordering::Release);
         while shared.helpers.load(Ordering::Relaxed) < wanted {
             shared.helpers.fetch_add(1, Ordering::AcqRel);
             let shared = Arc::clone(shared);
@@ -246,9 +255,7 @@ impl Team {
 
 impl Drop for Team {
     fn drop(&mut self) {
-        if let Some(shared) = &self.shared {
-            shared.closed.store(true, Ordering::Release);
-        }
+        self.rest();
     }
 }
 
@@ -372,6 +379,19 @@ mod tests {
             });
             assert_eq!(total.into_inner(), 16);
         });
+    }
+
+    #[test]
+    fn run_after_a_rest_computes_every_chunk() {
+        let team = Team::new(3);
+        for _ in 0..200 {
+            let total = AtomicUsize::new(0);
+            team.run(40, |_, _| {
+                total.fetch_add(1, Ordering::Relaxed);
+            });
+            assert_eq!(total.into_inner(), 40);
+            team.rest();
+        }
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! The encoder alone: hidden states and sentence vectors.
 
-use crate::encoder;
 use crate::error::Result;
 use crate::t5::{Source, T5};
 
@@ -40,9 +39,6 @@ pub fn normalized(mut vector: Vec<f32>) -> Vec<f32> {
     vector
 }
 
-/// Tokens whose hidden states are computed together: their buffers stay in the cache.
-const BATCH_TOKENS: usize = 256;
-
 impl T5 {
     /// The encoder's hidden states for one source.
     ///
@@ -58,29 +54,8 @@ impl T5 {
     /// # Errors
     /// As [`T5::encode`].
     pub fn encode_batch(&self, sources: &[Source<'_>]) -> Result<Vec<Encoding>> {
-        let ids = sources.iter().map(|source| self.ids_of("source", *source)).collect::<Result<Vec<_>>>()?;
-        let (model, d_model) = (self.model(), self.config().d_model);
-        let mut encodings = Vec::with_capacity(ids.len());
-        self.with_state(|exec, state| {
-            let mut rest = &ids[..];
-            while !rest.is_empty() {
-                let mut tokens = 0;
-                let fits = rest.iter().take_while(|ids| {
-                    tokens += ids.len();
-                    tokens <= BATCH_TOKENS
-                });
-                let (batch, after) = rest.split_at(fits.count().max(1));
-                rest = after;
-                let slices: Vec<&[u32]> = batch.iter().map(Vec::as_slice).collect();
-                encoder::encode(model, exec, &mut state.scratch, &mut state.encoder, &slices);
-                let mut rows = state.encoder.hidden.chunks_exact(model.shape.stride());
-                for ids in batch {
-                    let mut hidden = Vec::with_capacity(ids.len() * d_model);
-                    rows.by_ref().take(ids.len()).for_each(|row| hidden.extend_from_slice(&row[..d_model]));
-                    encodings.push(Encoding { input_ids: ids.clone(), hidden, d_model });
-                }
-            }
-        });
-        Ok(encodings)
+        let mut all = Vec::new();
+        self.at_desk(|desk| desk.encode(self, sources, &mut all))?;
+        Ok(all)
     }
 }

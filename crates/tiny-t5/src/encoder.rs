@@ -10,6 +10,7 @@ pub(crate) struct EncoderState {
     bias: BiasTables,
     /// The keys of one block, all sources.
     keys: Vec<f32>,
+    spans: Vec<Span>,
     /// The hidden states of the last call: [all positions of all sources, padded(d_model)].
     pub(crate) hidden: Vec<f32>,
 }
@@ -32,7 +33,9 @@ pub(crate) fn encode(
 
     model.embed(sources.iter().copied().flatten().copied(), room(&mut scratch.x, rows * stride));
     let key_floats: usize = sources.iter().map(|s| heads * Keys::key_floats(s.len(), d_kv)).sum();
-    let spans = Spans::new(sources, |len| heads * Keys::key_floats(len, d_kv));
+    let spans = &mut state.spans;
+    lay_out(sources, |len| heads * Keys::key_floats(len, d_kv), spans);
+    let spans = &*spans;
     for (i, block) in stack.blocks.iter().enumerate() {
         {
             let Scratch { x, normed, projected, attended, scores, .. } = scratch;
@@ -42,14 +45,14 @@ pub(crate) fn encode(
             exec.product(normed, rows, packed.panels(&block.qkv), Epilogue::Store, qkv);
             let qkv = &*qkv;
             let keys = room(&mut state.keys, key_floats);
-            for span in &spans.0 {
+            for span in spans.iter() {
                 let k = &qkv[span.rows.start * 3 * inner..span.rows.end * 3 * inner][inner..];
                 Keys::write(&mut keys[span.keys.clone()], span.keys.len() / heads, 0, k, 3 * inner, d_kv);
             }
             let keys = &*keys;
             let bias = state.bias.of(i);
             let sequence = |i: usize| {
-                let span = &spans.0[i];
+                let span = &spans[i];
                 let keys = Keys {
                     keys: &keys[span.keys.clone()],
                     key_head: span.keys.len() / heads,
@@ -72,25 +75,18 @@ pub(crate) fn encode(
 }
 
 /// Where a source lies in the buffers.
+#[derive(Debug)]
 struct Span {
     rows: std::ops::Range<usize>,
     keys: std::ops::Range<usize>,
 }
 
-struct Spans(Vec<Span>);
-
-impl Spans {
-    fn new(sources: &[&[u32]], key_floats: impl Fn(usize) -> usize) -> Spans {
-        let (mut row, mut key) = (0, 0);
-        Spans(
-            sources
-                .iter()
-                .map(|source| {
-                    let span = Span { rows: row..row + source.len(), keys: key..key + key_floats(source.len()) };
-                    (row, key) = (span.rows.end, span.keys.end);
-                    span
-                })
-                .collect(),
-        )
-    }
+fn lay_out(sources: &[&[u32]], key_floats: impl Fn(usize) -> usize, spans: &mut Vec<Span>) {
+    let (mut row, mut key) = (0, 0);
+    spans.clear();
+    spans.extend(sources.iter().map(|source| {
+        let span = Span { rows: row..row + source.len(), keys: key..key + key_floats(source.len()) };
+        (row, key) = (span.rows.end, span.keys.end);
+        span
+    }));
 }

@@ -26,6 +26,7 @@ mod cache;
 mod classify;
 mod complexity;
 mod decoder;
+mod desk;
 mod embed;
 #[cfg(feature = "embedded")]
 mod embedded;
@@ -41,6 +42,7 @@ mod model;
 mod options;
 mod relative_bias;
 mod score;
+mod session;
 mod stack;
 mod stream;
 mod t5;
@@ -56,6 +58,7 @@ pub use generate::{Choices, Chosen, Context, Custom, Finish, Timings, TokenLogpr
 pub use infill::Infilled;
 pub use options::{Dtype, EarlyStopping, Generate, Load, OneOrMany, Speculation};
 pub use score::{Logits, Score};
+pub use session::Session;
 pub use stream::{Step, Stream};
 pub use t5::{Generated, Sequence, Source, T5};
 pub use tiny_t5_checkpoint::{Activation, Architecture, Config, ModelType};

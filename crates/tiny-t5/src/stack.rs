@@ -2,6 +2,7 @@
 
 use crate::relative_bias::RelativeBias;
 use crate::weights::{Heads, Matrix, Packed};
+use std::sync::atomic::{AtomicBool, Ordering};
 use tiny_t5_kernels::{
     Activation, Epilogue, Isa, Panels, Product, Team, activate_rows, gate_rows, matmul, padded, rms_norm,
 };
@@ -89,14 +90,20 @@ impl Shape {
     }
 }
 
-/// What computes: an instruction set and the threads of a call.
+/// What computes: an instruction set and the threads of a call; and the caller's wish that it ends.
 #[derive(Clone, Copy)]
 pub(crate) struct Exec<'a> {
     pub(crate) isa: Isa,
     pub(crate) team: &'a Team,
+    pub(crate) stop: Option<&'a AtomicBool>,
 }
 
 impl Exec<'_> {
+    /// The caller wants the call to end.
+    pub(crate) fn is_stopped(self) -> bool {
+        self.stop.is_some_and(|stop| stop.load(Ordering::Relaxed))
+    }
+
     /// out = a w, for `m` rows; rows of `a` and `out` are as long as the weights ask for, padded.
     pub(crate) fn product(self, a: &[f32], m: usize, w: Panels<'_>, epilogue: Epilogue, out: &mut [f32]) {
         let product = Product { a, lda: padded(w.k()), m, w, epilogue };

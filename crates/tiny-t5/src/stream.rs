@@ -1,15 +1,15 @@
 //! Tokens as they come.
 
+use crate::desk::{Desk, Held};
 use crate::error::{Error, Result};
-use crate::generate::{Custom, Finish, Search, Settings, State, Strategy, TokenLogprob};
+use crate::generate::{Custom, Finish, Search, Strategy, TokenLogprob};
 use crate::kv_cache::KvCache;
 use crate::lm_head::LmHead;
 use crate::options::Generate;
-use crate::stack::{Exec, Stack};
+use crate::stack::Stack;
 use crate::t5::{Source, T5};
 use crate::tokenizer::{TextStream, Tokenizer};
 use std::time::Instant;
-use tiny_t5_kernels::Team;
 
 /// What a step of a [`Stream`] brings.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,10 +31,12 @@ pub struct Step {
 pub struct Stream<'a> {
     t5: &'a T5,
     parts: (&'a Stack, &'a LmHead),
-    settings: Settings<'a>,
-    /// Goes back to the model when the stream is dropped.
-    state: State,
-    team: Team,
+    /// None when the stream is dropped.
+    settings: Option<Held<'a>>,
+    /// Goes back to its place when the stream is dropped.
+    desk: Desk,
+    /// The session that the desk is of; none where it is one of the model's.
+    session: Option<&'a mut Desk>,
     source: Vec<u32>,
     strategy: Option<Box<dyn Strategy>>,
     text: Option<TextStream<'a>>,
@@ -55,8 +57,7 @@ impl T5 {
     /// # Errors
     /// As [`T5::generate`]; and where more than one sequence is asked for.
     pub fn stream<'a>(&self, source: impl Into<Source<'a>>, options: &Generate) -> Result<Stream<'_>> {
-        static NOTHING: Custom<'static> = Custom::new();
-        self.stream_with(source, options, &NOTHING)
+        Stream::new(self, None, source.into(), options, None)
     }
 
     /// [`T5::stream`] with rules of the caller's own.
@@ -69,42 +70,67 @@ impl T5 {
         options: &Generate,
         custom: &'m Custom<'m>,
     ) -> Result<Stream<'m>> {
-        let parts = self.generator("stream")?;
-        let settings = self.settings(options, custom)?;
-        if settings.num_return_sequences > 1 {
-            let found = settings.num_return_sequences;
-            return Err(Error::option("num_return_sequences", found, "1: a stream is of one sequence"));
-        }
-        Ok(Stream {
-            t5: self,
-            parts,
-            settings,
-            source: self.ids_of("source", source.into())?,
-            state: self.states().pop().unwrap_or_default(),
-            team: Team::new(self.threads()),
-            strategy: None,
-            text: self.tokenizer().map(Tokenizer::stream),
-            given: Vec::new(),
-            followed: Vec::new(),
-            begun: Instant::now(),
-            done: false,
-        })
+        Stream::new(self, None, source.into(), options, Some(custom))
     }
 }
 
-impl Stream<'_> {
+impl<'a> Stream<'a> {
+    pub(crate) fn new(
+        t5: &'a T5,
+        session: Option<&'a mut Desk>,
+        source: Source<'_>,
+        options: &Generate,
+        custom: Option<&'a Custom<'a>>,
+    ) -> Result<Stream<'a>> {
+        let parts = t5.generator("stream")?;
+        let mut session = session;
+        let mut desk = match &mut session {
+            Some(desk) => std::mem::take(*desk),
+            None => t5.desks().pop().unwrap_or_default(),
+        };
+        let checked = desk.settings(t5, options, custom).and_then(|settings| {
+            let found = settings.get().num_return_sequences;
+            match found {
+                1 => Ok((settings, t5.ids_of("source", source)?)),
+                _ => Err(Error::option("num_return_sequences", found, "1: a stream is of one sequence")),
+            }
+        });
+        let (settings, source, error) = match checked {
+            Ok((settings, source)) => (Some(settings), source, None),
+            Err(error) => (None, Vec::new(), Some(error)),
+        };
+        let given = std::mem::take(&mut desk.given);
+        let stream = Stream {
+            t5,
+            parts,
+            settings,
+            desk,
+            session,
+            source,
+            strategy: None,
+            text: t5.tokenizer().map(Tokenizer::stream),
+            given,
+            followed: Vec::new(),
+            begun: Instant::now(),
+            done: false,
+        };
+        // A stream that does not begin is dropped here, and gives its desk back.
+        error.map_or(Ok(stream), Err)
+    }
+
     /// The source's ids.
     #[must_use]
     pub fn input_ids(&self) -> &[u32] {
         &self.source
     }
 
-    fn step(&mut self, state: &mut State) -> Result<Step> {
+    fn step(&mut self, desk: &mut Desk) -> Result<Step> {
+        let settings = self.settings.as_ref().expect("a stream that began has settings").get();
         let (decoder, head) = self.parts;
-        let exec = Exec { isa: self.t5.isa_value(), team: &self.team };
         let parts = (self.t5.model(), decoder, head);
-        let number = [self.settings.custom.index(0)];
-        let mut search = Search::new(parts, exec, &self.settings, state, &number, self.begun);
+        let (exec, state) = desk.exec_and_state(self.t5);
+        let number = [settings.custom.index(0)];
+        let mut search = Search::new(parts, exec, settings, state, &number, self.begun);
         let strategy = self.strategy.get_or_insert_with(|| search.start(&[&self.source]));
         search.step(&mut **strategy)?;
         let mut finish = None;
@@ -119,11 +145,11 @@ impl Stream<'_> {
         let done = self.given.len();
         self.given.extend_from_slice(&ids);
         let follow = |top| search.follow(&mut self.followed, &self.given, done, top);
-        let logprobs = self.settings.top_logprobs.map(follow).transpose()?;
+        let logprobs = settings.top_logprobs.map(follow).transpose()?;
         let mut text = String::new();
         if let Some(stream) = &mut self.text {
             for id in &ids {
-                text += &stream.push(*id)?;
+                stream.push_into(*id, &mut text)?;
             }
         }
         if self.done
@@ -131,7 +157,7 @@ impl Stream<'_> {
         {
             text += &stream.finish()?;
         }
-        let default_limit = self.settings.limit_was_default && finish == Some(Finish::Length);
+        let default_limit = settings.limit_was_default && finish == Some(Finish::Length);
         Ok(Step { ids, text, logprobs, finish, default_limit })
     }
 }
@@ -144,16 +170,26 @@ impl Iterator for Stream<'_> {
             return None;
         }
         // Where a caller's rule panics, the stream has ended and its buffers are gone.
-        let mut state = std::mem::take(&mut self.state);
+        let mut desk = std::mem::take(&mut self.desk);
         self.done = true;
-        let step = self.step(&mut state);
-        self.state = state;
+        let step = self.step(&mut desk);
+        self.desk = desk;
         Some(step)
     }
 }
 
 impl Drop for Stream<'_> {
     fn drop(&mut self) {
-        self.t5.states().push(std::mem::take(&mut self.state));
+        let mut desk = std::mem::take(&mut self.desk);
+        desk.rest();
+        if let Some(settings) = self.settings.take() {
+            desk.keep(settings);
+        }
+        desk.given = std::mem::take(&mut self.given);
+        desk.given.clear();
+        match &mut self.session {
+            Some(home) => **home = desk,
+            None => self.t5.desks().push(desk),
+        }
     }
 }

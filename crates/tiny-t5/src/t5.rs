@@ -2,8 +2,9 @@
 
 use crate::cache::Cache;
 use crate::decoder::DecoderState;
+use crate::desk::Desk;
 use crate::error::{Error, Result, one_line};
-use crate::generate::{self, Chosen, Custom, Finish, Settings, State, Timings, TokenLogprob};
+use crate::generate::{Chosen, Custom, Finish, Settings, State, Timings, TokenLogprob};
 use crate::lm_head::LmHead;
 use crate::model::{Head, Model};
 use crate::options::{Generate, Load};
@@ -39,8 +40,8 @@ struct Inner {
     notes: Vec<String>,
     load_ms: f64,
     max_source_tokens: usize,
-    /// Buffers of calls that ended, for those that come.
-    states: Mutex<Vec<State>>,
+    /// Desks of calls that ended, for those that come.
+    desks: Mutex<Vec<Desk>>,
 }
 
 /// What a call works on: a text, or ids exactly as given.
@@ -214,7 +215,7 @@ impl T5 {
             notes,
             load_ms: start.elapsed().as_secs_f64() * 1e3,
             max_source_tokens: load.max_source_tokens.unwrap_or(MAX_SOURCE_TOKENS),
-            states: Mutex::new(Vec::new()),
+            desks: Mutex::new(Vec::new()),
         };
         Ok(T5 { inner: Arc::new(inner), threads, isa })
     }
@@ -305,7 +306,8 @@ impl T5 {
     /// # Errors
     /// Where an option or the source is not valid, or the checkpoint has no decoder or (for a text) no tokenizer.
     pub fn generate<'a>(&self, source: impl Into<Source<'a>>, options: &Generate) -> Result<Generated> {
-        self.generate_with(source, options, &Custom::new())
+        let mut all = self.generate_batch(&[source.into()], options)?;
+        Ok(all.pop().expect("one source has one answer"))
     }
 
     /// [`T5::generate`] with rules of the caller's own.
@@ -327,7 +329,9 @@ impl T5 {
     /// # Errors
     /// As [`T5::generate`].
     pub fn generate_batch(&self, sources: &[Source<'_>], options: &Generate) -> Result<Vec<Generated>> {
-        self.generate_batch_with(sources, options, &Custom::new())
+        let mut all = Vec::new();
+        self.at_desk(|desk| desk.generate(self, sources, options, None, &mut all))?;
+        Ok(all)
     }
 
     /// [`T5::generate_batch`] with rules of the caller's own.
@@ -340,32 +344,9 @@ impl T5 {
         options: &Generate,
         custom: &Custom<'_>,
     ) -> Result<Vec<Generated>> {
-        let (decoder, head) = self.generator("generate")?;
-        let model = &self.inner.model;
-        let settings = self.settings(options, custom)?;
-        let ids = sources.iter().map(|source| self.ids_of("source", *source)).collect::<Result<Vec<_>>>()?;
-        let slices: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
-        let answers =
-            self.with_state(|exec, state| generate::generate((model, decoder, head), exec, state, &settings, &slices))?;
-        let generated = |(input_ids, answer): (Vec<u32>, generate::Answer)| {
-            let (mut logprobs, mut chosen) = (answer.logprobs.into_iter(), answer.chosen.into_iter());
-            let sequence = |found: generate::Found| {
-                let text = self.inner.tokenizer.as_ref().map(|t| t.decode(&found.ids, true)).transpose()?;
-                Ok(Sequence {
-                    text,
-                    score: found.score,
-                    logprobs: logprobs.next(),
-                    chosen: chosen.next().flatten(),
-                    finish: found.finish,
-                    default_limit: settings.limit_was_default && found.finish == Finish::Length,
-                    ids: found.ids,
-                })
-            };
-            let sequences = answer.found.into_iter().map(sequence).collect::<Result<_>>()?;
-            let timings = Timings { load_ms: self.inner.load_ms, ..answer.timings };
-            Ok(Generated { input_ids, sequences, timings })
-        };
-        ids.into_iter().zip(answers).map(generated).collect()
+        let mut all = Vec::new();
+        self.at_desk(|desk| desk.generate(self, sources, options, Some(custom), &mut all))?;
+        Ok(all)
     }
 
     /// What a search runs with.
@@ -392,8 +373,9 @@ impl T5 {
         }
     }
 
-    pub(crate) fn states(&self) -> std::sync::MutexGuard<'_, Vec<State>> {
-        self.inner.states.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Desks that no call is at.
+    pub(crate) fn desks(&self) -> std::sync::MutexGuard<'_, Vec<Desk>> {
+        self.inner.desks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn isa_value(&self) -> Isa {
@@ -436,12 +418,17 @@ impl T5 {
         })
     }
 
+    /// Runs a call at the desk of an earlier one.
+    pub(crate) fn at_desk<R>(&self, call: impl FnOnce(&mut Desk) -> R) -> R {
+        let mut desk = self.desks().pop().unwrap_or_default();
+        let result = call(&mut desk);
+        self.desks().push(desk);
+        result
+    }
+
     /// Runs a call on buffers of an earlier one, with a team of threads.
     pub(crate) fn with_state<R>(&self, call: impl FnOnce(Exec<'_>, &mut State) -> R) -> R {
-        let mut state = self.states().pop().unwrap_or_default();
-        let result = Team::enter(self.threads, |team| call(Exec { isa: self.isa, team }, &mut state));
-        self.states().push(state);
-        result
+        self.at_desk(|desk| desk.run(self, call))
     }
 
     /// The decoder's hidden states for given decoder ids: all at once, each sees itself and those before it.

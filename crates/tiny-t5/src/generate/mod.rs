@@ -183,11 +183,12 @@ impl<'a> Search<'a> {
         Search { model, decoder, head, exec, settings, state, timings: Timings::default(), numbers, begun }
     }
 
-    /// A step of the search; its last where the caller's time is over.
+    /// A step of the search; its last where the caller's time is over, or the caller wants the call to end.
     pub(crate) fn step(&mut self, strategy: &mut dyn Strategy) -> Result<()> {
         strategy.step(self)?;
         self.settings.processors.iter().try_for_each(|processor| processor.check())?;
-        if self.settings.max_time.is_some_and(|most| self.begun.elapsed() >= most) {
+        let late = self.settings.max_time.is_some_and(|most| self.begun.elapsed() >= most);
+        if late || self.exec.is_stopped() {
             strategy.stop();
         }
         Ok(())
@@ -388,7 +389,7 @@ mod tests {
             let custom = Custom::new();
             let settings = t5.settings(&options, &custom).unwrap();
             let team = tiny_t5_kernels::Team::alone();
-            let exec = Exec { isa: t5.isa_value(), team: &team };
+            let exec = Exec { isa: t5.isa_value(), team: &team, stop: None };
             let mut state = State::default();
             let parts = (t5.model(), decoder, head);
             let mut search = Search::new(parts, exec, &settings, &mut state, &[0, 1, 2], Instant::now());

@@ -222,27 +222,34 @@ impl Tokenizer {
     /// If the `tokenizers` crate cannot decode.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, TokenizerError> {
         let mut text = String::new();
+        self.decode_into(ids, skip_special, &mut text)?;
+        Ok(text)
+    }
+
+    /// [`decode`](Self::decode) into a string whose memory is used again; what it held is gone.
+    pub(crate) fn decode_into(&self, ids: &[u32], skip_special: bool, text: &mut String) -> Result<(), TokenizerError> {
+        text.clear();
         match &self.inner {
             Inner::Pipeline(own) => {
                 let mut tokens = 0;
                 for &id in ids {
-                    own.decode_one(id, skip_special, &mut tokens, &mut text);
+                    own.decode_one(id, skip_special, &mut tokens, text);
                 }
             }
             Inner::Bytes(tokens) => {
-                let mut bytes = Vec::with_capacity(ids.len());
+                let mut bytes = std::mem::take(text).into_bytes();
                 for &id in ids {
                     tokens.decode_one(id, skip_special, &mut bytes);
                 }
-                text = bytes::take_text(&mut bytes);
+                *text = String::from_utf8(bytes).unwrap_or_else(|e| bytes::take_text(&mut e.into_bytes()));
             }
             #[cfg(feature = "tokenizer")]
-            Inner::Crate(foreign) => text = foreign.decode(ids, skip_special)?,
+            Inner::Crate(foreign) => *text = foreign.decode(ids, skip_special)?,
         }
-        Ok(match self.cleanup {
-            true => cleanup::clean(&text),
-            false => text,
-        })
+        if self.cleanup {
+            *text = cleanup::clean(text);
+        }
+        Ok(())
     }
 
     /// Decodes ids as they come, special tokens left out.

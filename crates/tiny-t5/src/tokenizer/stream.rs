@@ -47,13 +47,21 @@ impl<'a> TextStream<'a> {
     /// # Errors
     /// If the `tokenizers` crate cannot decode.
     pub fn push(&mut self, id: u32) -> Result<String, TokenizerError> {
-        let text = self.decoded(id)?;
+        let mut text = String::new();
+        self.push_into(id, &mut text)?;
+        Ok(text)
+    }
+
+    /// [`push`](Self::push) that appends to a text.
+    pub(crate) fn push_into(&mut self, id: u32, out: &mut String) -> Result<(), TokenizerError> {
         if !self.tokenizer.cleanup {
-            return Ok(text);
+            return self.decoded(id, out);
         }
-        self.unclean.push_str(&text);
-        let rest = self.unclean.split_off(cleanup::settled(&self.unclean));
-        Ok(cleanup::clean(&std::mem::replace(&mut self.unclean, rest)))
+        let mut text = std::mem::take(&mut self.unclean);
+        self.decoded(id, &mut text)?;
+        self.unclean = text.split_off(cleanup::settled(&text));
+        out.push_str(&cleanup::clean(&text));
+        Ok(())
     }
 
     /// Ends the stream; returns the text that was held back.
@@ -68,16 +76,14 @@ impl<'a> TextStream<'a> {
         })
     }
 
-    fn decoded(&mut self, id: u32) -> Result<String, TokenizerError> {
+    fn decoded(&mut self, id: u32, out: &mut String) -> Result<(), TokenizerError> {
         match (&self.tokenizer.inner, &mut self.state) {
             (Inner::Pipeline(pipeline), State::Tokens(tokens)) => {
-                let mut text = String::new();
-                pipeline.decode_one(id, self.skip_special, tokens, &mut text);
-                Ok(text)
+                pipeline.decode_one(id, self.skip_special, tokens, out);
             }
             (Inner::Bytes(tokens), State::Bytes(bytes)) => {
                 tokens.decode_one(id, self.skip_special, bytes);
-                Ok(take_text(bytes))
+                out.push_str(&take_text(bytes));
             }
             // Decoders that are not ours may look back as far as they like: decode everything, and
             // let out what the last id left as it was. A character cut in two shows as U+FFFD.
@@ -86,14 +92,15 @@ impl<'a> TextStream<'a> {
                 ids.push(id);
                 let text = inner.decode(ids, self.skip_special)?;
                 let whole = text.trim_end_matches('\u{fffd}');
-                let new = whole.strip_prefix(done.as_str()).unwrap_or_default().to_owned();
-                done.push_str(&new);
-                Ok(new)
+                let new = whole.strip_prefix(done.as_str()).unwrap_or_default();
+                out.push_str(new);
+                done.push_str(new);
             }
             // `new` pairs them.
             #[allow(unreachable_patterns)]
-            _ => Ok(String::new()),
+            _ => {}
         }
+        Ok(())
     }
 }
 

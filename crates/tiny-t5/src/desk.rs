@@ -1,0 +1,213 @@
+//! What a call works with beside the model: buffers, threads, settings. Kept from call to call, so that a warm call takes
+//! memory for what it returns alone.
+
+use crate::embed::Encoding;
+use crate::encoder;
+use crate::error::{Error, Result};
+use crate::generate::{self, Answer, Custom, Finish, Settings, State, Timings};
+use crate::options::Generate;
+use crate::stack::Exec;
+use crate::t5::{Generated, Sequence, Source, T5};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use tiny_t5_kernels::Team;
+
+/// Tokens whose hidden states are computed together: their buffers stay in the cache.
+const BATCH_TOKENS: usize = 256;
+
+/// The place of one call at a time.
+#[derive(Default)]
+pub(crate) struct Desk {
+    pub(crate) state: State,
+    /// Made by the first call; its helpers go home between calls.
+    team: Option<Team>,
+    /// Of the last call that generated: most calls come with the options of the one before.
+    settings: Option<Box<(Generate, Settings<'static>)>>,
+    /// Ends calls while it is true.
+    pub(crate) stop: Option<Arc<AtomicBool>>,
+    ids: Vec<Vec<u32>>,
+    slices: Vec<&'static [u32]>,
+    text: String,
+    /// Of a stream: the ids that were handed out.
+    pub(crate) given: Vec<u32>,
+}
+
+/// The settings of a call.
+pub(crate) enum Held<'a> {
+    /// With the options that they come from; of no rules but theirs.
+    Kept(Box<(Generate, Settings<'static>)>),
+    /// With rules of the caller's own.
+    Own(Settings<'a>),
+}
+
+impl<'a> Held<'a> {
+    pub(crate) fn get(&self) -> &Settings<'a> {
+        match self {
+            Held::Kept(kept) => &kept.1,
+            Held::Own(settings) => settings,
+        }
+    }
+}
+
+impl Desk {
+    /// Runs a call on the buffers, with a team of threads.
+    pub(crate) fn run<R>(&mut self, t5: &T5, call: impl FnOnce(Exec<'_>, &mut State) -> R) -> R {
+        // Whatever a call that panics leaves behind goes with it.
+        let mut state = std::mem::take(&mut self.state);
+        let result = call(self.exec(t5), &mut state);
+        self.state = state;
+        self.rest();
+        result
+    }
+
+    /// What computes, with the team that the model's number of threads asks for.
+    pub(crate) fn exec(&mut self, t5: &T5) -> Exec<'_> {
+        if self.team.as_ref().is_some_and(|team| team.threads() != t5.threads()) {
+            self.team = None;
+        }
+        let team = self.team.get_or_insert_with(|| Team::new(t5.threads()));
+        Exec { isa: t5.isa_value(), team, stop: self.stop.as_deref() }
+    }
+
+    /// As [`Desk::exec`], beside the buffers.
+    pub(crate) fn exec_and_state(&mut self, t5: &T5) -> (Exec<'_>, &mut State) {
+        self.exec(t5);
+        let Desk { state, team, stop, .. } = self;
+        let team = team.as_ref().expect("`exec` made it");
+        (Exec { isa: t5.isa_value(), team, stop: stop.as_deref() }, state)
+    }
+
+    /// Between calls no helper waits.
+    pub(crate) fn rest(&self) {
+        if let Some(team) = &self.team {
+            team.rest();
+        }
+    }
+
+    /// The settings that options and the caller's own rules ask for; to be given back with [`Desk::keep`].
+    pub(crate) fn settings<'a>(
+        &mut self,
+        t5: &T5,
+        options: &Generate,
+        custom: Option<&'a Custom<'a>>,
+    ) -> Result<Held<'a>> {
+        static NOTHING: Custom<'static> = Custom::new();
+        if let Some(custom) = custom {
+            return Ok(Held::Own(t5.settings(options, custom)?));
+        }
+        Ok(Held::Kept(match self.settings.take() {
+            Some(last) if last.0 == *options => last,
+            _ => Box::new((options.clone(), t5.settings(options, &NOTHING)?)),
+        }))
+    }
+
+    pub(crate) fn keep(&mut self, settings: Held<'_>) {
+        if let Held::Kept(kept) = settings {
+            self.settings = Some(kept);
+        }
+    }
+
+    /// Generates; answers are appended to `all` in the order of the sources.
+    pub(crate) fn generate(
+        &mut self,
+        t5: &T5,
+        sources: &[Source<'_>],
+        options: &Generate,
+        custom: Option<&Custom<'_>>,
+        all: &mut Vec<Generated>,
+    ) -> Result<()> {
+        let (decoder, head) = t5.generator("generate")?;
+        let held = self.settings(t5, options, custom)?;
+        let settings = held.get();
+        let answers = self.with_ids(t5, sources, |desk, ids| {
+            desk.run(t5, |exec, state| generate::generate((t5.model(), decoder, head), exec, state, settings, ids))
+        })?;
+        let mut ids = std::mem::take(&mut self.ids);
+        all.reserve_exact(ids.len());
+        for (input_ids, Answer { found, logprobs, chosen, timings }) in ids.drain(..).zip(answers) {
+            let (mut logprobs, mut chosen) = (logprobs.into_iter(), chosen.into_iter());
+            let mut sequences = Vec::with_capacity(found.len());
+            for found in found {
+                sequences.push(Sequence {
+                    text: self.text_of(t5, &found.ids)?,
+                    score: found.score,
+                    logprobs: logprobs.next(),
+                    chosen: chosen.next().flatten(),
+                    finish: found.finish,
+                    default_limit: settings.limit_was_default && found.finish == Finish::Length,
+                    ids: found.ids,
+                });
+            }
+            all.push(Generated { input_ids, sequences, timings: Timings { load_ms: t5.load_ms(), ..timings } });
+        }
+        self.ids = ids;
+        self.keep(held);
+        Ok(())
+    }
+
+    /// Calls with the sources' ids, which stay in `self.ids`.
+    fn with_ids<R>(
+        &mut self,
+        t5: &T5,
+        sources: &[Source<'_>],
+        call: impl FnOnce(&mut Desk, &[&[u32]]) -> Result<R>,
+    ) -> Result<R> {
+        let mut ids = std::mem::take(&mut self.ids);
+        ids.clear();
+        for source in sources {
+            ids.push(t5.ids_of("source", *source)?);
+        }
+        let mut slices = emptied(std::mem::take(&mut self.slices));
+        slices.extend(ids.iter().map(Vec::as_slice));
+        let result = call(self, &slices);
+        self.slices = emptied(slices);
+        self.ids = ids;
+        result
+    }
+
+    fn text_of(&mut self, t5: &T5, ids: &[u32]) -> Result<Option<String>> {
+        let Some(tokenizer) = t5.tokenizer() else { return Ok(None) };
+        tokenizer.decode_into(ids, true, &mut self.text)?;
+        Ok(Some(self.text.clone()))
+    }
+
+    /// Encodes; encodings are appended to `all` in the order of the sources.
+    pub(crate) fn encode(&mut self, t5: &T5, sources: &[Source<'_>], all: &mut Vec<Encoding>) -> Result<()> {
+        let (model, d_model) = (t5.model(), t5.config().d_model);
+        all.reserve_exact(sources.len());
+        self.with_ids(t5, sources, |desk, ids| {
+            desk.run(t5, |exec, state| {
+                let mut rest = ids;
+                while !rest.is_empty() {
+                    let mut tokens = 0;
+                    let fits = rest.iter().take_while(|ids| {
+                        tokens += ids.len();
+                        tokens <= BATCH_TOKENS
+                    });
+                    let (batch, after) = rest.split_at(fits.count().max(1));
+                    rest = after;
+                    encoder::encode(model, exec, &mut state.scratch, &mut state.encoder, batch);
+                    let mut rows = state.encoder.hidden.chunks_exact(model.shape.stride());
+                    for ids in batch {
+                        let mut hidden = Vec::with_capacity(ids.len() * d_model);
+                        rows.by_ref().take(ids.len()).for_each(|row| hidden.extend_from_slice(&row[..d_model]));
+                        all.push(Encoding { input_ids: Vec::new(), hidden, d_model });
+                    }
+                }
+            });
+            Ok::<_, Error>(())
+        })?;
+        let from = all.len() - sources.len();
+        for (encoding, ids) in all[from..].iter_mut().zip(self.ids.drain(..)) {
+            encoding.input_ids = ids;
+        }
+        Ok(())
+    }
+}
+
+/// The memory of a list of slices, for slices of another life.
+fn emptied<'b>(mut slices: Vec<&[u32]>) -> Vec<&'b [u32]> {
+    slices.clear();
+    // Nothing is left to map; std keeps the memory.
+    slices.into_iter().map(|_| -> &'b [u32] { &[] }).collect()
+}

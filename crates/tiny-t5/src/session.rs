@@ -1,0 +1,154 @@
+//! A model with its own buffers: what a worker thread holds.
+
+use crate::desk::Desk;
+use crate::embed::Encoding;
+use crate::error::Result;
+use crate::generate::Custom;
+use crate::options::Generate;
+use crate::stream::Stream;
+use crate::t5::{Generated, Source, T5};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// A model with buffers, caches and a team of threads of its own, for one thread that makes many calls.
+///
+/// The answers are those of the [`T5`] that it was made from, bit for bit. Once warm (a call of the same options with
+/// sources and answers at least as long was made before), a call asks the system for no memory but what it returns:
+/// see `tests/allocations.rs` for what is counted.
+///
+/// A session is `Send`: make one a worker. The model itself is shared.
+///
+/// ```
+/// # #[cfg(feature = "embedded")] {
+/// use tiny_t5::{Generate, Load, T5};
+///
+/// let t5 = T5::embedded(&Load::default())?;
+/// let words = ["hello", "world"];
+/// std::thread::scope(|scope| {
+///     for word in words {
+///         let mut session = t5.session();
+///         scope.spawn(move || session.generate(word, &Generate::default()));
+///     }
+/// });
+/// # }
+/// # Ok::<_, tiny_t5::Error>(())
+/// ```
+pub struct Session {
+    t5: T5,
+    desk: Desk,
+    generated: Vec<Generated>,
+    encoded: Vec<Encoding>,
+}
+
+impl T5 {
+    /// A session of this model, with its threads and instruction set. It is cheap to make; its buffers grow with use.
+    #[must_use]
+    pub fn session(&self) -> Session {
+        Session { t5: self.clone(), desk: Desk::default(), generated: Vec::new(), encoded: Vec::new() }
+    }
+}
+
+impl Session {
+    /// The model.
+    #[must_use]
+    pub fn t5(&self) -> &T5 {
+        &self.t5
+    }
+
+    /// As [`T5::generate`].
+    ///
+    /// # Errors
+    /// As [`T5::generate`].
+    pub fn generate<'a>(&mut self, source: impl Into<Source<'a>>, options: &Generate) -> Result<Generated> {
+        let mut all = std::mem::take(&mut self.generated);
+        all.clear();
+        self.desk.generate(&self.t5, &[source.into()], options, None, &mut all)?;
+        let one = all.pop().expect("one source has one answer");
+        self.generated = all;
+        Ok(one)
+    }
+
+    /// As [`T5::generate_batch`].
+    ///
+    /// # Errors
+    /// As [`T5::generate`].
+    pub fn generate_batch(&mut self, sources: &[Source<'_>], options: &Generate) -> Result<Vec<Generated>> {
+        let mut all = Vec::new();
+        self.desk.generate(&self.t5, sources, options, None, &mut all)?;
+        Ok(all)
+    }
+
+    /// As [`T5::generate_batch_with`].
+    ///
+    /// # Errors
+    /// As [`T5::generate`].
+    pub fn generate_batch_with(
+        &mut self,
+        sources: &[Source<'_>],
+        options: &Generate,
+        custom: &Custom<'_>,
+    ) -> Result<Vec<Generated>> {
+        let mut all = Vec::new();
+        self.desk.generate(&self.t5, sources, options, Some(custom), &mut all)?;
+        Ok(all)
+    }
+
+    /// As [`T5::stream`]. The session is free again when the stream is dropped.
+    ///
+    /// # Errors
+    /// As [`T5::stream`].
+    pub fn stream<'a>(&mut self, source: impl Into<Source<'a>>, options: &Generate) -> Result<Stream<'_>> {
+        Stream::new(&self.t5, Some(&mut self.desk), source.into(), options, None)
+    }
+
+    /// As [`T5::encode`].
+    ///
+    /// # Errors
+    /// As [`T5::encode`].
+    pub fn encode<'a>(&mut self, source: impl Into<Source<'a>>) -> Result<Encoding> {
+        let mut all = std::mem::take(&mut self.encoded);
+        all.clear();
+        self.desk.encode(&self.t5, &[source.into()], &mut all)?;
+        let one = all.pop().expect("one source has one encoding");
+        self.encoded = all;
+        Ok(one)
+    }
+
+    /// As [`T5::encode_batch`].
+    ///
+    /// # Errors
+    /// As [`T5::encode`].
+    pub fn encode_batch(&mut self, sources: &[Source<'_>]) -> Result<Vec<Encoding>> {
+        let mut all = Vec::new();
+        self.desk.encode(&self.t5, sources, &mut all)?;
+        Ok(all)
+    }
+
+    /// Lets another thread end this session's calls: as long as `flag` is true, a call that generates ends after the step that it is
+    /// at, with [`Finish::Stopped`](crate::Finish::Stopped) and the tokens that it has. `None` takes the flag away. For a limit of time see
+    /// [`Generate::max_time`].
+    ///
+    /// ```
+    /// # #[cfg(feature = "embedded")] {
+    /// use std::sync::{Arc, atomic::{AtomicBool, Ordering}};
+    /// use tiny_t5::{Finish, Generate, Load, T5};
+    ///
+    /// let mut session = T5::embedded(&Load::default())?.session();
+    /// let cancelled = Arc::new(AtomicBool::new(false));
+    /// session.stop_when(Some(Arc::clone(&cancelled)));
+    /// cancelled.store(true, Ordering::Relaxed); // as another thread would
+    /// let answer = session.generate("photosynthesis", &Generate::default())?;
+    /// assert_eq!((answer.sequences[0].ids.len(), answer.sequences[0].finish), (1, Finish::Stopped));
+    /// # }
+    /// # Ok::<_, tiny_t5::Error>(())
+    /// ```
+    pub fn stop_when(&mut self, flag: Option<Arc<AtomicBool>>) {
+        self.desk.stop = flag;
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("t5", &self.t5).finish_non_exhaustive()
+    }
+}

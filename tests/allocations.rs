@@ -170,3 +170,48 @@ fn beam_step_allocates_its_lists_of_ids_alone() {
         assert!(more <= MORE * (2 * num_beams + 4), "{more} allocations in {MORE} steps");
     }
 }
+
+/// Allocations of a warm call of a session: the least of several runs.
+fn warm(mut call: impl FnMut()) -> usize {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    (0..=RUNS).for_each(|_| call());
+    let count = |call: &mut dyn FnMut()| {
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        call();
+        ALLOCATIONS.load(Ordering::Relaxed) - before
+    };
+    (0..MOST_RUNS).map(|_| count(&mut call)).min().unwrap_or_default()
+}
+
+/// A warm session takes memory for what it returns; with a pool also for what its helpers are called with. A search takes
+/// some lists for itself, a fixed number a call and none a step.
+#[test]
+fn session_allocates_what_it_returns() {
+    /// Lists of a search: of one source, and of each more.
+    const SEARCH: usize = 14;
+    const SOURCE: usize = 4;
+    let long: Vec<u32> = (3..45).chain([1]).collect();
+    let short: Vec<u32> = (9..20).chain([1]).collect();
+    let sources: Vec<Source<'_>> = [&long, &short, &long, &short].map(Source::from).to_vec();
+    let options = exactly(STEPS, &Generate::default());
+    for (threads, pool) in [(1, 0), (2, 8)] {
+        let mut session = model().with_threads(threads).session();
+        // Ids of the source, list of sequences, ids of each.
+        let generate = warm(|| drop(session.generate(&long, &options).unwrap()));
+        // The same for each source, and their list.
+        let batch = warm(|| drop(session.generate_batch(&sources, &options).unwrap()));
+        // The ids of each step.
+        let stream = warm(|| assert_eq!(session.stream(&long, &options).unwrap().count(), STEPS));
+        // Ids and numbers.
+        let encode = warm(|| drop(session.encode(&long).unwrap()));
+        let encode_batch = warm(|| drop(session.encode_batch(&sources).unwrap()));
+        println!(
+            "{threads} threads: generate {generate}, batch of 4 {batch}, stream {stream}, encode {encode}, batch of 4 {encode_batch}"
+        );
+        assert!(generate <= 3 + SEARCH + pool, "{generate}");
+        assert!(batch <= 1 + 3 * 4 + SEARCH + SOURCE * 3 + pool, "{batch}");
+        assert!(stream <= STEPS + SEARCH + pool, "{stream}");
+        assert!(encode <= 2 + pool, "{encode}");
+        assert!(encode_batch <= 1 + 2 * 4 + pool, "{encode_batch}");
+    }
+}

@@ -1,0 +1,186 @@
+//! Sessions: many threads, early ends, and whose threads are used.
+
+use rayon::prelude::*;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, mpsc};
+use std::time::{Duration, Instant};
+use tiny_t5::{Finish, Generate, Generated, Load, Source, T5};
+
+static T5_IPA: LazyLock<T5> = LazyLock::new(|| T5::embedded(&Load::default()).unwrap());
+
+const WORDS: [&str; 10] =
+    ["photosynthesis", "hello", "a", "colonel", "through", "enough", "pneumonia", "queue", "world", "rhythm"];
+
+/// What a caller sees of an answer.
+fn seen(answer: &Generated) -> (Vec<u32>, String, Option<u32>, Finish) {
+    let best = &answer.sequences[0];
+    (best.ids.clone(), best.text.clone().unwrap(), best.score.map(f32::to_bits), best.finish)
+}
+
+/// Options of request `i`: greedy, beams, a short limit in turn, so that a session's settings change.
+fn options(i: usize) -> Generate {
+    match i % 3 {
+        0 => Generate::default(),
+        1 => Generate { num_beams: Some(3), ..Generate::default() },
+        _ => Generate { max_new_tokens: Some(4), ..Generate::default() },
+    }
+}
+
+#[test]
+fn eight_threads_answer_a_thousand_requests_with_equal_bits() {
+    const REQUESTS: usize = 1000;
+    let alone = T5_IPA.with_threads(1);
+    let request = |i: usize| (WORDS[i % WORDS.len()], options(i));
+    // 10 words, 3 options: 30 different requests.
+    let expected: Vec<_> = (0..30).map(|i| request(i)).map(|(w, o)| seen(&alone.generate(w, &o).unwrap())).collect();
+    let hidden = alone.encode(WORDS[0]).unwrap();
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let mut session = T5_IPA.with_threads(1 + thread % 2).session();
+            let (next, expected, hidden) = (&next, &expected, &hidden);
+            scope.spawn(move || {
+                loop {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    if i >= REQUESTS {
+                        break;
+                    }
+                    let (word, options) = request(i);
+                    assert_eq!(
+                        seen(&session.generate(word, &options).unwrap()),
+                        expected[i % 30],
+                        "{word} {options:?}"
+                    );
+                    if i % 50 == 0 {
+                        assert_eq!(session.encode(WORDS[0]).unwrap(), *hidden);
+                    }
+                }
+            });
+        }
+    });
+    assert!(next.into_inner() >= REQUESTS);
+}
+
+#[test]
+fn session_gives_what_the_model_gives() {
+    let sources = WORDS.map(Source::from);
+    let mut session = T5_IPA.session();
+    for options in (0..3).map(options) {
+        let expected: Vec<_> = T5_IPA.generate_batch(&sources, &options).unwrap().iter().map(seen).collect();
+        assert_eq!(session.generate_batch(&sources, &options).unwrap().iter().map(seen).collect::<Vec<_>>(), expected);
+        for (word, expected) in WORDS.iter().zip(&expected) {
+            let steps: Vec<_> = session.stream(*word, &options).unwrap().collect::<Result<_, _>>().unwrap();
+            let text: String = steps.iter().map(|step| step.text.as_str()).collect();
+            assert_eq!(text, expected.1);
+        }
+    }
+    assert_eq!(session.encode_batch(&sources).unwrap(), T5_IPA.encode_batch(&sources).unwrap());
+}
+
+/// A stream that is left in its middle, and calls that fail, leave the session as good as new.
+#[test]
+fn session_goes_on_behind_a_stream_that_was_dropped_and_behind_errors() {
+    let options = Generate::default();
+    let expected = seen(&T5_IPA.generate("rhythm", &options).unwrap());
+    let mut session = T5_IPA.session();
+    for beams in [1, 3] {
+        let some = Generate { num_beams: Some(beams), ..Generate::default() };
+        assert!(session.stream("photosynthesis", &some).unwrap().nth(2).is_some());
+        assert_eq!(seen(&session.generate("rhythm", &options).unwrap()), expected);
+    }
+    let none: [u32; 0] = [];
+    assert!(session.generate(&none, &options).is_err());
+    assert!(session.encode_batch(&[Source::from("a"), Source::from(&none)]).is_err());
+    assert!(session.stream(&none, &options).is_err());
+    assert!(session.generate("a", &Generate { num_beams: Some(0), ..Generate::default() }).is_err());
+    assert_eq!(seen(&session.generate("rhythm", &options).unwrap()), expected);
+    assert_eq!(session.encode_batch(&[Source::from("a")]).unwrap().len(), 1);
+}
+
+/// A call that would take minutes.
+fn endless(num_beams: usize) -> Generate {
+    Generate {
+        max_new_tokens: Some(200_000),
+        min_new_tokens: Some(200_000),
+        num_beams: Some(num_beams),
+        ..Generate::default()
+    }
+}
+
+#[test]
+fn flag_ends_a_call_of_another_thread() {
+    for num_beams in [1, 2] {
+        let flag = Arc::new(AtomicBool::new(false));
+        let mut session = T5_IPA.with_threads(1).session();
+        session.stop_when(Some(Arc::clone(&flag)));
+        let (begun, wait) = mpsc::channel();
+        let worker = std::thread::spawn(move || {
+            begun.send(()).unwrap();
+            let batch = session.generate_batch(&["hello".into(), "world".into()], &endless(num_beams)).unwrap();
+            (session, batch)
+        });
+        wait.recv().unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        flag.store(true, Ordering::Relaxed);
+        let (mut session, batch) = worker.join().unwrap();
+        for answer in &batch {
+            assert_eq!(answer.sequences[0].finish, Finish::Stopped);
+            assert!(!answer.sequences[0].ids.is_empty());
+        }
+        // As long as the flag is up every call ends after a step, a stream as well; without it none does.
+        assert_eq!(session.stream("hello", &endless(1)).unwrap().count(), 1);
+        flag.store(false, Ordering::Relaxed);
+        assert_eq!(session.generate("hello", &Generate::default()).unwrap().sequences[0].finish, Finish::Eos);
+        flag.store(true, Ordering::Relaxed);
+        session.stop_when(None);
+        assert_eq!(session.generate("hello", &Generate::default()).unwrap().sequences[0].finish, Finish::Eos);
+    }
+}
+
+#[test]
+fn max_time_ends_a_call() {
+    let mut session = T5_IPA.with_threads(1).session();
+    let options = Generate { max_time: Some(0.05), ..endless(1) };
+    let start = Instant::now();
+    let answer = session.generate("hello", &options).unwrap();
+    assert_eq!(answer.sequences[0].finish, Finish::Stopped);
+    assert!(start.elapsed() >= Duration::from_millis(50));
+    assert!(!answer.sequences[0].ids.is_empty());
+    // A step is about a millisecond; the rest is for a machine with much else to do.
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+}
+
+/// Calls from inside a pool of the caller's, of one thread or more, end with the same answers.
+#[test]
+fn calls_nested_in_the_callers_pool_do_not_deadlock() {
+    let expected: Vec<_> = WORDS.map(|word| seen(&T5_IPA.generate(word, &Generate::default()).unwrap())).into();
+    for workers in [1, 3] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(workers).build().unwrap();
+        let wide = T5_IPA.with_threads(4);
+        let found: Vec<_> = pool.install(|| {
+            let nested = |word: &&str| seen(&wide.generate(*word, &Generate::default()).unwrap());
+            let each: Vec<_> = WORDS.par_iter().map(nested).collect();
+            // A session a task, and joins inside joins.
+            let (a, b) = rayon::join(
+                || wide.session().generate_batch(&WORDS.map(Source::from), &Generate::default()).unwrap(),
+                || rayon::join(|| nested(&WORDS[0]), || nested(&WORDS[1])),
+            );
+            assert_eq!(a.iter().map(seen).collect::<Vec<_>>(), each);
+            assert_eq!((&b.0, &b.1), (&each[0], &each[1]));
+            each
+        });
+        assert_eq!(found, expected);
+    }
+}
+
+#[test]
+fn types_can_go_to_other_threads() {
+    fn both<T: Send + Sync>() {}
+    fn send<T: Send>() {}
+    both::<T5>();
+    both::<Generate>();
+    both::<Generated>();
+    both::<tiny_t5::Error>();
+    send::<tiny_t5::Session>();
+    send::<tiny_t5::Stream<'_>>();
+}

@@ -132,6 +132,11 @@ impl Folder {
         path
     }
 
+    /// Where the files are, once they are written.
+    pub fn path(&self) -> &Path {
+        self.written.path()
+    }
+
     pub fn open(&self) -> tiny_t5::Result<T5> {
         T5::open(self.write())
     }

@@ -58,7 +58,7 @@ impl Checkpoint {
             true => Some(bytes::read_text(&generation_path, GENERATION_CONFIG, LARGEST_GENERATION_CONFIG)?),
             false => None,
         };
-        let (weights, tensors) = open_weights(dir)?;
+        let (weights, tensors) = open_weights(dir, "")?;
         Ok(Checkpoint::new(Some(dir), config, generation_config, weights, tensors))
     }
 
@@ -130,29 +130,7 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Missing`], [`Error::Shape`] or [`Error::Dtype`].
     pub fn tensor(&self, name: &str, shape: &[usize], why: &str) -> Result<Tensor<'_>, Error> {
-        let Some(tensor) = self.find(name) else {
-            return Err(match self.tensors.integer(name) {
-                Some((file, found)) => {
-                    Error::Dtype { file: file.to_owned(), tensor: name.to_owned(), found: found.to_owned() }
-                }
-                None => Error::Missing {
-                    file: self.weights.clone(),
-                    tensor: name.to_owned(),
-                    expected: shape.to_owned(),
-                    why: why.to_owned(),
-                },
-            });
-        };
-        if tensor.shape != shape {
-            return Err(Error::Shape {
-                file: tensor.file.to_owned(),
-                tensor: name.to_owned(),
-                found: tensor.shape.to_owned(),
-                expected: shape.to_owned(),
-                why: why.to_owned(),
-            });
-        }
-        Ok(tensor)
+        self.tensors.expect(&self.weights, name, shape, why)
     }
 
     /// The tensor `name`, whatever its shape; `None` where there is none, or one of integers.
@@ -193,8 +171,8 @@ impl fmt::Debug for Checkpoint {
     }
 }
 
-/// The first form of weights that the folder has: the name for messages, and the tensors.
-fn open_weights(dir: &Path) -> Result<(String, Tensors), Error> {
+/// The first form of weights that the folder has: the name for messages, which begins with `shown`, and the tensors.
+pub(crate) fn open_weights(dir: &Path, shown: &str) -> Result<(String, Tensors), Error> {
     for (single, index, read) in FORMS {
         let (name, files) = if dir.join(single).exists() {
             (single, vec![single.to_owned()])
@@ -207,6 +185,7 @@ fn open_weights(dir: &Path) -> Result<(String, Tensors), Error> {
         for file in files {
             let path = dir.join(&file);
             let (bytes, metadata) = Bytes::open_with_metadata(&path)?;
+            let file = format!("{shown}{file}");
             if bytes.starts_with(b"version https://git-lfs") {
                 return Err(Error::malformed(
                     &file,
@@ -218,7 +197,7 @@ fn open_weights(dir: &Path) -> Result<(String, Tensors), Error> {
             let found = read(&file, &bytes)?;
             tensors.add(&file, bytes, Some((path, metadata)), found)?;
         }
-        return Ok((name.to_owned(), tensors));
+        return Ok((format!("{shown}{name}"), tensors));
     }
     let looked_for: Vec<_> = FORMS.iter().flat_map(|(single, index, _)| [*single, *index]).collect();
     Err(Error::NoWeights {

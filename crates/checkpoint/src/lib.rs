@@ -27,6 +27,7 @@ mod config;
 mod error;
 #[cfg(feature = "mmap")]
 mod mmap;
+mod modules;
 pub mod names;
 mod panel_cache;
 mod pytorch;
@@ -37,5 +38,6 @@ mod tensors;
 pub use checkpoint::Checkpoint;
 pub use config::{Activation, Architecture, Config, ModelType};
 pub use error::Error;
+pub use modules::{Dense, Modules};
 pub use panel_cache::{PanelCache, Panels, Sum};
 pub use tensors::{Dtype, Tensor};

@@ -154,6 +154,34 @@ impl Tensors {
         Some(Tensor { name, file: &file.name, dtype, shape: &held.shape, bytes })
     }
 
+    /// The tensor `name` with exactly this shape; `weights` is the file to name where it is missing, `why` where the shape
+    /// comes from.
+    pub(crate) fn expect(&self, weights: &str, name: &str, shape: &[usize], why: &str) -> Result<Tensor<'_>, Error> {
+        let Some(tensor) = self.find(name) else {
+            return Err(match self.integer(name) {
+                Some((file, found)) => {
+                    Error::Dtype { file: file.to_owned(), tensor: name.to_owned(), found: found.to_owned() }
+                }
+                None => Error::Missing {
+                    file: weights.to_owned(),
+                    tensor: name.to_owned(),
+                    expected: shape.to_owned(),
+                    why: why.to_owned(),
+                },
+            });
+        };
+        if tensor.shape != shape {
+            return Err(Error::Shape {
+                file: tensor.file.to_owned(),
+                tensor: name.to_owned(),
+                found: tensor.shape.to_owned(),
+                expected: shape.to_owned(),
+                why: why.to_owned(),
+            });
+        }
+        Ok(tensor)
+    }
+
     /// The file and type of a tensor that is there but cannot be a weight.
     pub(crate) fn integer(&self, name: &str) -> Option<(&str, &str)> {
         let held = self.held.get(name)?;

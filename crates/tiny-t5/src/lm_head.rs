@@ -105,6 +105,24 @@ impl LmHead {
         Ok(logits)
     }
 
+    /// The logits of a few ids for one hidden state: those of [`LmHead::logits`], to the bit. The ids are below vocab_size.
+    pub(crate) fn logits_of<const N: usize>(
+        &self,
+        model: &Model,
+        exec: Exec<'_>,
+        hidden: &[f32],
+        ids: [u32; N],
+    ) -> [f32; N] {
+        let (tensor, k) = (self.tensor(model), model.config().d_model);
+        let mut rows = vec![0.0; N * k];
+        ids.iter()
+            .zip(rows.chunks_exact_mut(k))
+            .for_each(|(id, out)| weights::row(&tensor, *id as usize, model.dtype, out));
+        let mut logits = [0.0; N];
+        chains(exec.isa, &hidden[..k], &rows, k, &mut logits);
+        logits
+    }
+
     fn screen(&self, model: &Model, exec: Exec<'_>) -> Result<Option<&Packing>> {
         let (n, k) = (model.config().vocab_size, model.config().d_model);
         // With int8 weights the full product reads no more than the screen.

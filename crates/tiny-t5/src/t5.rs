@@ -8,10 +8,11 @@ use crate::generate::{Chosen, Custom, Finish, Settings, State, Timings, TokenLog
 use crate::lm_head::LmHead;
 use crate::model::{Head, Model};
 use crate::options::{Generate, Load};
+use crate::sentence::Sentence;
 use crate::stack::{Exec, Stack};
 use crate::tokenizer::{Hint, Tokenizer};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 use tiny_t5_checkpoint::{Checkpoint, Config, names};
 use tiny_t5_kernels::{Isa, Team};
@@ -40,6 +41,8 @@ struct Inner {
     notes: Vec<String>,
     load_ms: f64,
     max_source_tokens: usize,
+    /// Read on first use.
+    sentence: OnceLock<Sentence>,
     /// Desks of calls that ended, for those that come.
     desks: Mutex<Vec<Desk>>,
 }
@@ -215,6 +218,7 @@ impl T5 {
             notes,
             load_ms: start.elapsed().as_secs_f64() * 1e3,
             max_source_tokens: load.max_source_tokens.unwrap_or(MAX_SOURCE_TOKENS),
+            sentence: OnceLock::new(),
             desks: Mutex::new(Vec::new()),
         };
         Ok(T5 { inner: Arc::new(inner), threads, isa })
@@ -384,6 +388,17 @@ impl T5 {
 
     pub(crate) fn model(&self) -> &Model {
         &self.inner.model
+    }
+
+    /// What the folder puts behind the encoder.
+    pub(crate) fn sentence(&self) -> Result<&Sentence> {
+        match self.inner.sentence.get() {
+            Some(sentence) => Ok(sentence),
+            None => {
+                let sentence = Sentence::open(self)?;
+                Ok(self.inner.sentence.get_or_init(|| sentence))
+            }
+        }
     }
 
     /// The ids of a source, checked.

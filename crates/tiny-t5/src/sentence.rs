@@ -1,0 +1,132 @@
+//! Sentence vectors: what Sentence-T5 and GTR make of the encoder's states.
+//!
+//! ```text
+//! hidden states [ids, d_model] -> mean [d_model] -> dense layers [out_features] -> divided by the length
+//! ```
+//! The folder says which of these: modules.json and the folders that it names. A folder without it gives the mean alone,
+//! as sentence-transformers does.
+
+use crate::embed::normalized;
+use crate::error::{Error, Result, one_line};
+use crate::t5::{Source, T5};
+use crate::weights;
+use tiny_t5_checkpoint::Modules;
+use tiny_t5_kernels::{Activation, Isa, Team, activate_rows, chains, padded};
+
+/// Sources whose hidden states are in memory together.
+const CHUNK: usize = 64;
+
+/// What stands behind the mean, ready to compute.
+#[derive(Debug, Default)]
+pub(crate) struct Sentence {
+    max_seq_length: Option<usize>,
+    dense: Vec<Dense>,
+    normalize: bool,
+}
+
+#[derive(Debug)]
+struct Dense {
+    /// [out, in]
+    weight: Vec<f32>,
+    /// [out], or nothing
+    bias: Vec<f32>,
+    out_features: usize,
+    tanh: bool,
+}
+
+impl T5 {
+    /// The sentence vector of one source: [`T5::embed_batch`].
+    ///
+    /// # Errors
+    /// As [`T5::embed_batch`].
+    pub fn embed<'a>(&self, source: impl Into<Source<'a>>) -> Result<Vec<f32>> {
+        let mut all = self.embed_batch(&[source.into()])?;
+        Ok(all.pop().expect("one source has one vector"))
+    }
+
+    /// A sentence vector for each source: what the folder's modules.json asks for, as Sentence-T5 and GTR have it: the mean of
+    /// the encoder's states, dense layers, division by the Euclidean length; the mean alone [d_model] where there is no
+    /// modules.json. The same as one by one, to the bit.
+    ///
+    /// A text is cut to the folder's max_seq_length tokens, the end token kept; ids are taken as they are.
+    ///
+    /// ```no_run
+    /// # fn main() -> tiny_t5::Result<()> {
+    /// let t5 = tiny_t5::T5::open("sentence-transformers/gtr-t5-base")?;
+    /// let vectors = t5.embed_batch(&["a cat on a mat".into(), "stocks fell".into()])?;
+    /// let similarity: f32 = vectors[0].iter().zip(&vectors[1]).map(|(a, b)| a * b).sum();
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Where a source is not valid, or a file of the folder's modules is not what it should be.
+    pub fn embed_batch(&self, sources: &[Source<'_>]) -> Result<Vec<Vec<f32>>> {
+        let sentence = self.sentence()?;
+        let mut vectors = Vec::with_capacity(sources.len());
+        for sources in sources.chunks(CHUNK) {
+            let ids = sources.iter().map(|source| self.cut(*source, sentence)).collect::<Result<Vec<_>>>()?;
+            let ids: Vec<Source<'_>> = ids.iter().map(Source::from).collect();
+            let encodings = self.encode_batch(&ids)?;
+            vectors.extend(encodings.iter().map(|encoding| sentence.vector(self.isa_value(), encoding.mean())));
+        }
+        Ok(vectors)
+    }
+
+    /// The ids of a source, a text cut to the longest that the folder allows.
+    fn cut(&self, source: Source<'_>, sentence: &Sentence) -> Result<Vec<u32>> {
+        let (Source::Text(text), Some(most)) = (source, sentence.max_seq_length) else {
+            return self.ids_of("source", source);
+        };
+        let mut ids = self.need_tokenizer()?.encode(text)?;
+        if let Some(end) = ids.last().copied().filter(|_| ids.len() > most) {
+            ids.truncate(most - 1);
+            ids.push(end);
+        }
+        Ok(ids)
+    }
+}
+
+impl Sentence {
+    /// Reads what the folder has.
+    pub(crate) fn open(t5: &T5) -> Result<Sentence> {
+        let modules = match t5.model().checkpoint.dir() {
+            Some(dir) => Modules::open(dir)?,
+            None => None,
+        };
+        let Some(modules) = modules else { return Ok(Sentence::default()) };
+        let mut width = t5.config().d_model;
+        let mut dense = Vec::with_capacity(modules.dense.len());
+        for layer in &modules.dense {
+            let weight = layer.weight()?;
+            if layer.in_features != width {
+                return Err(Error::Variant {
+                    file: one_line(weight.file),
+                    what: format!("in_features is {}, expected {width}, what comes before it", layer.in_features),
+                });
+            }
+            width = layer.out_features;
+            dense.push(Dense {
+                weight: weights::floats(&weight).collect(),
+                bias: layer.bias()?.map(|bias| weights::floats(&bias).collect()).unwrap_or_default(),
+                out_features: layer.out_features,
+                tanh: layer.tanh,
+            });
+        }
+        Ok(Sentence { max_seq_length: modules.max_seq_length, dense, normalize: modules.normalize })
+    }
+
+    fn vector(&self, isa: Isa, mut vector: Vec<f32>) -> Vec<f32> {
+        for Dense { weight, bias, out_features, tanh } in &self.dense {
+            let mut out = vec![0.0; padded(*out_features)];
+            chains(isa, &vector, weight, vector.len(), &mut out[..*out_features]);
+            out.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
+            if *tanh {
+                activate_rows(isa, &Team::alone(), Activation::Tanh, &mut out);
+            }
+            out.truncate(*out_features);
+            vector = out;
+        }
+        if self.normalize { normalized(vector) } else { vector }
+    }
+}

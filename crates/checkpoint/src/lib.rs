@@ -19,7 +19,7 @@
 //! and 64 MB (twice the size for a `.bin` whose tensors are not contiguous, since those are copied).
 
 #![deny(unsafe_code)] // allowed in mmap.rs alone
-#![warn(missing_docs)]
+#![deny(missing_docs)]
 
 mod bytes;
 mod checkpoint;

@@ -36,6 +36,20 @@ pub enum Classification {
 impl T5 {
     /// Classifies one source with the head that the checkpoint has.
     ///
+    /// ```no_run
+    /// # fn main() -> tiny_t5::Result<()> {
+    /// use tiny_t5::{Classification, T5};
+    ///
+    /// let t5 = T5::open("path/to/a/fine-tune")?;
+    /// match t5.classify("I like it.")? {
+    ///     Classification::Sequence { label, .. } => println!("{label}"),
+    ///     Classification::Tokens { labels, .. } => println!("{labels:?}"),
+    ///     other => println!("{other:?}"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// Where the source is not valid, or the checkpoint has no such head; for sequence classification also where the source has no
     /// end token.

@@ -42,6 +42,15 @@ pub fn normalized(mut vector: Vec<f32>) -> Vec<f32> {
 impl T5 {
     /// The encoder's hidden states for one source.
     ///
+    /// ```
+    /// # #[cfg(feature = "embedded")] {
+    /// let t5 = tiny_t5::T5::embedded(&tiny_t5::Load::default())?;
+    /// let encoding = t5.encode("hello")?;
+    /// assert_eq!(encoding.hidden.len(), encoding.input_ids.len() * encoding.d_model);
+    /// # }
+    /// # Ok::<_, tiny_t5::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// Where the source is not valid.
     pub fn encode<'a>(&self, source: impl Into<Source<'a>>) -> Result<Encoding> {
@@ -50,6 +59,15 @@ impl T5 {
     }
 
     /// The encoder's hidden states for many sources: the same as one by one, to the bit, and faster.
+    ///
+    /// ```
+    /// # #[cfg(feature = "embedded")] {
+    /// let t5 = tiny_t5::T5::embedded(&tiny_t5::Load::default())?;
+    /// let batch = t5.encode_batch(&["hello".into(), "world".into()])?;
+    /// assert_eq!(batch[0], t5.encode("hello")?);
+    /// # }
+    /// # Ok::<_, tiny_t5::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`T5::encode`].

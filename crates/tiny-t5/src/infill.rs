@@ -26,6 +26,15 @@ pub struct Infilled {
 impl T5 {
     /// Fills the gaps `<extra_id_0>`, `<extra_id_1>`, ... of a text.
     ///
+    /// ```no_run
+    /// # fn main() -> tiny_t5::Result<()> {
+    /// let t5 = tiny_t5::T5::open("google/t5-efficient-tiny")?;
+    /// let filled = t5.infill("The <extra_id_0> sat on the mat.", &Default::default())?;
+    /// println!("{} {:?}", filled.text, filled.spans);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// As [`T5::generate`]; and where the text has no gap, or the tokenizer no sentinels.
     pub fn infill(&self, text: &str, options: &Generate) -> Result<Infilled> {

@@ -7,12 +7,28 @@ use tiny_t5_kernels::Isa;
 
 impl T5 {
     /// How many parameters the model has. Whether the output matrix is the embedding is decided by the tensors.
+    ///
+    /// ```
+    /// # #[cfg(feature = "embedded")] {
+    /// let t5 = tiny_t5::T5::embedded(&tiny_t5::Load::default())?;
+    /// assert_eq!(t5.parameters().total(), 3_856_512);
+    /// # }
+    /// # Ok::<_, tiny_t5::Error>(())
+    /// ```
     #[must_use]
     pub fn parameters(&self) -> Parameters {
         Parameters::of(self.config(), self.has_own_head())
     }
 
     /// Floating-point operations of one source of `source` tokens with a target of `target` tokens.
+    ///
+    /// ```
+    /// # #[cfg(feature = "embedded")] {
+    /// let t5 = tiny_t5::T5::embedded(&tiny_t5::Load::default())?;
+    /// println!("{} FLOPs", t5.flops(20, 10).total());
+    /// # }
+    /// # Ok::<_, tiny_t5::Error>(())
+    /// ```
     #[must_use]
     pub fn flops(&self, source: u64, target: u64) -> Flops {
         Flops::of(self.config(), source, target)

@@ -70,6 +70,15 @@ impl T5 {
 
     /// The one token that a word is, for [`T5::answer_probability`].
     ///
+    /// ```
+    /// # #[cfg(feature = "embedded")] {
+    /// let t5 = tiny_t5::T5::embedded(&tiny_t5::Load::default())?;
+    /// let (f, p) = (t5.answer_token("f")?, t5.answer_token("p")?);
+    /// assert!(t5.answer_probability(&["photography".into()], f, p)?[0] > 0.9); // it begins with the sound f
+    /// # }
+    /// # Ok::<_, tiny_t5::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// Where the checkpoint has no tokenizer, or the word is more than one token.
     pub fn answer_token(&self, word: &str) -> Result<u32> {

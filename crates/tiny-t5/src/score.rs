@@ -30,6 +30,16 @@ impl T5 {
     /// How likely `target` is, given `source`. A target text gets the end token that the tokenizer appends; ids are taken as
     /// they are.
     ///
+    /// ```
+    /// # #[cfg(feature = "embedded")] {
+    /// let t5 = tiny_t5::T5::embedded(&tiny_t5::Load::default())?;
+    /// let likely = t5.score("hello", "həˈloʊ")?.loss;
+    /// let unlikely = t5.score("hello", "ˈwɝld")?.loss;
+    /// assert!(likely < unlikely);
+    /// # }
+    /// # Ok::<_, tiny_t5::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// Where the source or the target is not valid, or the checkpoint is not for conditional generation.
     pub fn score<'a>(&self, source: impl Into<Source<'a>>, target: impl Into<Source<'a>>) -> Result<Score> {
@@ -48,6 +58,15 @@ impl T5 {
 
     /// The logits of every position where the decoder is given `target`: row i is of the position that should yield target
     /// id i. Before the output matrix the decoder's states are scaled as transformers does.
+    ///
+    /// ```
+    /// # #[cfg(feature = "embedded")] {
+    /// let t5 = tiny_t5::T5::embedded(&tiny_t5::Load::default())?;
+    /// let logits = t5.logits("hello", "həˈloʊ")?;
+    /// assert_eq!(logits.values.len() % logits.vocab_size, 0);
+    /// # }
+    /// # Ok::<_, tiny_t5::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`T5::score`].

@@ -37,6 +37,14 @@ struct Dense {
 impl T5 {
     /// The sentence vector of one source: [`T5::embed_batch`].
     ///
+    /// ```
+    /// # #[cfg(feature = "embedded")] {
+    /// let t5 = tiny_t5::T5::embedded(&tiny_t5::Load::default())?;
+    /// assert_eq!(t5.embed("hello")?.len(), t5.config().d_model);
+    /// # }
+    /// # Ok::<_, tiny_t5::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`T5::embed_batch`].
     pub fn embed<'a>(&self, source: impl Into<Source<'a>>) -> Result<Vec<f32>> {
@@ -45,7 +53,7 @@ impl T5 {
     }
 
     /// A sentence vector for each source: what the folder's modules.json asks for, as Sentence-T5 and GTR have it: the mean of
-    /// the encoder's states, dense layers, division by the Euclidean length; the mean alone [d_model] where there is no
+    /// the encoder's states, dense layers, division by the Euclidean length; the mean alone, d_model numbers, where there is no
     /// modules.json. The same as one by one, to the bit.
     ///
     /// A text is cut to the folder's max_seq_length tokens, the end token kept; ids are taken as they are.

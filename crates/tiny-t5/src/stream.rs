@@ -54,6 +54,18 @@ impl T5 {
     /// The text of a step is final: it never shows half a character, and the steps' texts joined are the whole text. With
     /// beams a step brings what all beams that may still win begin with.
     ///
+    /// ```
+    /// # #[cfg(feature = "embedded")] {
+    /// let t5 = tiny_t5::T5::embedded(&tiny_t5::Load::default())?;
+    /// let mut text = String::new();
+    /// for step in t5.stream("hello", &Default::default())? {
+    ///     text += &step?.text; // or print it; `break` ends the work
+    /// }
+    /// assert_eq!(text, "həˈloʊ");
+    /// # }
+    /// # Ok::<_, tiny_t5::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`T5::generate`]; and where more than one sequence is asked for.
     pub fn stream<'a>(&self, source: impl Into<Source<'a>>, options: &Generate) -> Result<Stream<'_>> {

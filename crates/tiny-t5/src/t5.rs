@@ -130,6 +130,14 @@ pub struct Sequence {
 impl T5 {
     /// Opens a checkpoint folder, or a hub name such as `google/t5-efficient-tiny` whose files are in the local Hugging Face cache.
     ///
+    /// ```no_run
+    /// # fn main() -> tiny_t5::Result<()> {
+    /// let t5 = tiny_t5::T5::open("google/t5-efficient-tiny")?;
+    /// println!("{} blocks", t5.config().num_layers);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// Where a file, a tensor or a key of config.json is not what it should be; the error names it.
     pub fn open(folder_or_name: impl AsRef<Path>) -> Result<T5> {
@@ -137,6 +145,17 @@ impl T5 {
     }
 
     /// [`T5::open`] with options.
+    ///
+    /// ```no_run
+    /// # fn main() -> tiny_t5::Result<()> {
+    /// use tiny_t5::{Dtype, Load, T5};
+    ///
+    /// let mut load = Load::default();
+    /// (load.dtype, load.threads) = (Dtype::Bf16, Some(4));
+    /// let t5 = T5::open_with("path/to/a/folder", &load)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// As [`T5::open`].
@@ -158,6 +177,18 @@ impl T5 {
     }
 
     /// A model from memory: the contents of config.json, generation_config.json, model.safetensors and tokenizer.json.
+    ///
+    /// ```no_run
+    /// # fn main() -> tiny_t5::Result<()> {
+    /// use tiny_t5::{Load, T5};
+    ///
+    /// // In a program of yours: include_str!("model/config.json"), include_bytes!("model/model.safetensors"), ...
+    /// let config = std::fs::read_to_string("model/config.json").unwrap_or_default();
+    /// let weights = std::fs::read("model/model.safetensors").unwrap_or_default().leak();
+    /// let t5 = T5::from_bytes(&config, None, weights, None, &Load::default())?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// As [`T5::open`].
@@ -225,12 +256,29 @@ impl T5 {
     }
 
     /// The same model with another number of threads a call, 1 to 1024.
+    ///
+    /// ```
+    /// # #[cfg(feature = "embedded")] {
+    /// let t5 = tiny_t5::T5::embedded(&tiny_t5::Load::default())?;
+    /// assert_eq!(t5.with_threads(1).threads(), 1);
+    /// # }
+    /// # Ok::<_, tiny_t5::Error>(())
+    /// ```
     #[must_use]
     pub fn with_threads(&self, threads: usize) -> T5 {
         T5 { threads: threads.clamp(1, MAX_THREADS), ..self.clone() }
     }
 
     /// The same model on another instruction set that this processor has: `portable`, `avx2`, `avx512`.
+    ///
+    /// ```
+    /// # #[cfg(feature = "embedded")] {
+    /// let t5 = tiny_t5::T5::embedded(&tiny_t5::Load::default())?;
+    /// let portable = t5.with_isa("portable")?;
+    /// assert_eq!(portable.encode("hello")?, t5.encode("hello")?); // every bit
+    /// # }
+    /// # Ok::<_, tiny_t5::Error>(())
+    /// ```
     ///
     /// # Errors
     /// Where the name is unknown or this processor lacks it.
@@ -270,6 +318,16 @@ impl T5 {
     }
 
     /// The tokenizer, if the checkpoint has one.
+    ///
+    /// ```
+    /// # #[cfg(feature = "embedded")] {
+    /// let t5 = tiny_t5::T5::embedded(&tiny_t5::Load::default())?;
+    /// let tokenizer = t5.tokenizer().expect("this model has one");
+    /// let ids = tokenizer.encode("hello")?;
+    /// assert_eq!(tokenizer.decode(&ids, true)?, "hello");
+    /// # }
+    /// # Ok::<_, tiny_t5::Error>(())
+    /// ```
     #[must_use]
     pub fn tokenizer(&self) -> Option<&Tokenizer> {
         self.inner.tokenizer.as_ref()
@@ -307,6 +365,23 @@ impl T5 {
 
     /// Generates from one source.
     ///
+    /// ```
+    /// # #[cfg(feature = "embedded")] {
+    /// use tiny_t5::{Finish, Generate, Load, T5};
+    ///
+    /// let t5 = T5::embedded(&Load::default())?;
+    /// let answer = t5.generate("hello world", &Generate::default())?;
+    /// assert_eq!(answer.text(), "həˈloʊ ˈwɝld");
+    /// assert_eq!(answer.sequences[0].finish, Finish::Eos);
+    ///
+    /// let beams = Generate { num_beams: Some(3), num_return_sequences: Some(3), ..Generate::default() };
+    /// for sequence in t5.generate("hello world", &beams)?.sequences {
+    ///     println!("{:?} {:?}", sequence.score, sequence.text);
+    /// }
+    /// # }
+    /// # Ok::<_, tiny_t5::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// Where an option or the source is not valid, or the checkpoint has no decoder or (for a text) no tokenizer.
     pub fn generate<'a>(&self, source: impl Into<Source<'a>>, options: &Generate) -> Result<Generated> {
@@ -329,6 +404,15 @@ impl T5 {
     }
 
     /// Generates from many sources, of any lengths: the same as one by one, to the bit, and faster. Answers come in the order of the sources.
+    ///
+    /// ```
+    /// # #[cfg(feature = "embedded")] {
+    /// let t5 = tiny_t5::T5::embedded(&tiny_t5::Load::default())?;
+    /// let answers = t5.generate_batch(&["hello".into(), "world".into()], &Default::default())?;
+    /// assert_eq!(answers[1].text(), "ˈwɝld");
+    /// # }
+    /// # Ok::<_, tiny_t5::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`T5::generate`].

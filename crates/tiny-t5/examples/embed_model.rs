@@ -11,6 +11,7 @@ macro_rules! file {
     };
 }
 
+/// The model; its weights are used where they lie in the program.
 pub fn model() -> Result<T5> {
     T5::from_bytes(
         file!(include_str, "config.json"),

@@ -4,6 +4,7 @@
 
 use tiny_t5::{Generate, Infilled, Result, T5};
 
+/// The text without gaps, and what was put into each.
 pub fn fill(t5: &T5, text: &str) -> Result<Infilled> {
     t5.infill(text, &Generate { max_new_tokens: Some(40), ..Generate::default() })
 }

@@ -8,6 +8,7 @@ use tiny_t5::{Generate, Load, Source, T5};
 /// Lines that are answered together: enough for the threads, and few enough that answers come soon.
 const TOGETHER: usize = 64;
 
+/// Answers every line.
 pub fn filter(t5: &T5, from: impl BufRead, mut to: impl Write) -> Result<(), Box<dyn std::error::Error>> {
     let mut session = t5.session();
     let mut lines = from.lines();

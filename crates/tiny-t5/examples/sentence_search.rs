@@ -12,6 +12,7 @@ pub struct Index {
 }
 
 impl Index {
+    /// Computes the vectors.
     pub fn new(t5: &T5, documents: Vec<String>) -> Result<Index> {
         let sources: Vec<Source<'_>> = documents.iter().map(Source::from).collect();
         // GTR's vectors have length 1 already; other folders' may not.

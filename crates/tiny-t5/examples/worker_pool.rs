@@ -9,7 +9,9 @@ use tiny_t5::{Finish, Generate, Load, Result, T5};
 
 /// What a request was answered with, and whether in time.
 pub struct Answer {
+    /// The text, or as much of it as there was time for.
     pub text: String,
+    /// It is whole.
     pub in_time: bool,
 }
 

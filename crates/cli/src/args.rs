@@ -129,9 +129,14 @@ fn at_least_one(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "expected a whole number, at least 1".into())
 }
 
+/// Everything that the command line may say.
+pub(crate) fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// The command that the command line means.
 pub(crate) fn parse(argv: impl Iterator<Item = OsString>) -> Result<Command, Failure> {
-    let mut command = Cli::command();
+    let mut command = command();
     command.build();
     let argv = with_command(argv.collect(), &command)?;
     let matches = command.try_get_matches_from(argv)?;

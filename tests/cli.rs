@@ -712,6 +712,8 @@ fn cli_encode_prints_the_librarys_bits() {
     assert_eq!(hidden["hidden"].as_array().unwrap().len(), 3, "a row a position");
     assert_eq!(floats(&hidden["hidden"]), encoding.hidden);
     assert_eq!(floats(&mean["embedding"]), encoding.mean());
+    // A folder without modules.json: the mean.
+    assert_eq!(floats(&of("sentence")["embedding"]), t5.embed(&[5u32, 6, 1]).unwrap());
 }
 
 #[test]

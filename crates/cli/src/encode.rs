@@ -6,7 +6,7 @@ use crate::input::{SourceArgs, answer_all};
 use crate::output::{Notes, joined};
 use clap::ValueEnum;
 use serde::Serialize;
-use tiny_t5::normalized;
+use tiny_t5::{Encoding, normalized};
 
 /// The arguments of `encode`.
 #[derive(Debug, clap::Args)]
@@ -27,8 +27,16 @@ pub(crate) struct Args {
 enum Pool {
     /// Their mean: one vector
     Mean,
+    /// One vector as the folder's modules.json has it (Sentence-T5, GTR): mean, dense layers, norm
+    Sentence,
     /// A vector a position
     None,
+}
+
+/// What the library makes of a source.
+enum Encoded {
+    Vector(Vec<f32>),
+    Hidden(Encoding),
 }
 
 /// The JSON line of a source.
@@ -47,13 +55,21 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let mut notes = Notes::default();
     let result = answer_all(
         sources,
-        |chunk, _| t5.encode_batch(chunk),
-        |out, source, encoding| {
-            notes.source(&t5, source, &encoding.input_ids);
-            let rows = || encoding.hidden.chunks_exact(encoding.d_model).map(|row| length(row.to_vec()));
-            let line = match args.pool {
-                Pool::Mean => Line::Embedding(length(encoding.mean())),
-                Pool::None => Line::Hidden(rows().collect()),
+        |chunk, _| match args.pool {
+            Pool::Sentence => Ok(t5.embed_batch(chunk)?.into_iter().map(Encoded::Vector).collect()),
+            Pool::Mean | Pool::None => Ok(t5.encode_batch(chunk)?.into_iter().map(Encoded::Hidden).collect()),
+        },
+        |out, source, encoded| {
+            let line = match encoded {
+                Encoded::Vector(vector) => Line::Embedding(length(vector)),
+                Encoded::Hidden(encoding) => {
+                    notes.source(&t5, source, &encoding.input_ids);
+                    let rows = encoding.hidden.chunks_exact(encoding.d_model).map(|row| length(row.to_vec()));
+                    match args.pool {
+                        Pool::None => Line::Hidden(rows.collect()),
+                        Pool::Mean | Pool::Sentence => Line::Embedding(length(encoding.mean())),
+                    }
+                }
             };
             match line {
                 line if args.model.json => out.json(&line),

@@ -320,8 +320,7 @@ fn open_generation_config_that_is_no_object_names_the_file() {
 #[test]
 fn open_absurd_numbers_of_threads_are_refused_or_bounded() {
     for threads in [0, 1_000_000_000, usize::MAX] {
-        let mut load = Load::default();
-        load.threads = Some(threads);
+        let load = Load { threads: Some(threads), ..Load::default() };
         assert_refused(|| T5::embedded(&load), &["threads", &threads.to_string(), "expected"]);
     }
     assert_eq!(embedded().with_threads(0).threads(), 1);
@@ -375,8 +374,7 @@ fn source_over_max_source_tokens_names_both_lengths() {
     let t5 = open(RELU);
     assert_source_refused(&t5, (&vec![5; 16_385]).into(), &["16385 tokens", "16384", "max_source_tokens"]);
     assert_source_refused(&t5, (&vec![5; 20_000_000]).into(), &["20000000 tokens", "max_source_tokens"]);
-    let mut load = Load::default();
-    load.max_source_tokens = Some(5);
+    let load = Load { max_source_tokens: Some(5), ..Load::default() };
     let t5 = T5::embedded(&load).unwrap();
     assert_source_refused(&t5, "photosynthesis".into(), &["15 tokens", "at most 5", "max_source_tokens"]);
     assert_source_refused(&t5, (&[5; 6]).into(), &["6 tokens", "at most 5"]);

@@ -8,9 +8,7 @@ use std::time::Duration;
 use tiny_t5::{Dtype, Generate, Load, T5};
 
 fn load(cache: &Path) -> Load {
-    let mut load = Load::default();
-    load.cache = Some(cache.to_owned());
-    load
+    Load { cache: Some(cache.to_owned()), ..Load::default() }
 }
 
 fn cached(folder: &Path, cache: &Path) -> T5 {

@@ -32,7 +32,7 @@ fn eight_threads_answer_a_thousand_requests_with_equal_bits() {
     let alone = T5_IPA.with_threads(1);
     let request = |i: usize| (WORDS[i % WORDS.len()], options(i));
     // 10 words, 3 options: 30 different requests.
-    let expected: Vec<_> = (0..30).map(|i| request(i)).map(|(w, o)| seen(&alone.generate(w, &o).unwrap())).collect();
+    let expected: Vec<_> = (0..30).map(request).map(|(w, o)| seen(&alone.generate(w, &o).unwrap())).collect();
     let hidden = alone.encode(WORDS[0]).unwrap();
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {

@@ -89,17 +89,15 @@ impl ModelArgs {
 
     /// [`ModelArgs::open`] with another width of weights.
     pub(crate) fn open_as(&self, width: Width) -> Result<T5, Failure> {
-        let mut load = Load::default();
-        load.dtype = match width {
+        let dtype = match width {
             Width::Auto => Dtype::Auto,
             Width::F32 => Dtype::F32,
             Width::Bf16 => Dtype::Bf16,
             Width::F16 => Dtype::F16,
             Width::Int8 => Dtype::Int8,
         };
-        load.threads = self.threads;
-        load.max_source_tokens = self.max_source_tokens;
-        load.cache = self.cache.clone();
+        let (threads, max_source_tokens, cache) = (self.threads, self.max_source_tokens, self.cache.clone());
+        let load = Load { dtype, threads, max_source_tokens, cache };
         let t5 = match &self.model {
             Some(model) => T5::open_with(model, &load)?,
             None => T5::embedded(&load)?,

@@ -25,7 +25,6 @@ pub enum Dtype {
 
 /// How a model is loaded.
 #[derive(Debug, Clone, Default)]
-#[non_exhaustive]
 pub struct Load {
     /// How wide weights are kept.
     pub dtype: Dtype,

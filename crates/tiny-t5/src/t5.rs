@@ -150,8 +150,7 @@ impl T5 {
     /// # fn main() -> tiny_t5::Result<()> {
     /// use tiny_t5::{Dtype, Load, T5};
     ///
-    /// let mut load = Load::default();
-    /// (load.dtype, load.threads) = (Dtype::Bf16, Some(4));
+    /// let load = Load { dtype: Dtype::Bf16, threads: Some(4), ..Load::default() };
     /// let t5 = T5::open_with("path/to/a/folder", &load)?;
     /// # Ok(())
     /// # }

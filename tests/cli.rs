@@ -365,7 +365,8 @@ fn cli_generate_gives_the_reference_texts_of_the_embedded_model() {
 
 #[test]
 fn cli_generate_has_every_option_of_the_library_with_its_words() {
-    let help = answer(&["generate", "--help"]);
+    // Lines are broken where the terminal ends.
+    let help = answer(&["generate", "--help"]).split_whitespace().collect::<Vec<_>>().join(" ");
     for (name, doc) in tiny_t5::Generate::OPTIONS {
         let long = format!("--{}", name.replace('_', "-"));
         assert!(help.contains(&format!("{long} <VALUE>")) || help.contains(&format!("{long}[=<BOOL>]")), "{name}");
@@ -879,6 +880,18 @@ fn cli_help_names_every_command() {
     for name in ["generate", "score", "encode", "classify", "infill", "info", "bench"] {
         assert!(help.contains(&format!("  {name} ")), "{name}");
         assert!(answer(&[name, "--help"]).contains("--threads"), "{name}");
+    }
+}
+
+/// There is no colour to be switched off, whatever the environment asks for.
+#[test]
+fn cli_prints_no_colours() {
+    for variables in [[("NO_COLOR", "1"), ("TERM", "xterm")], [("CLICOLOR_FORCE", "1"), ("FORCE_COLOR", "1")]] {
+        for args in [&["--help"][..], &["generate", "--help"], &["--no-such-option", "a"], &["hello"]] {
+            let output = tiny_t5(args).envs(variables).output().unwrap();
+            let all = [output.stdout, output.stderr].concat();
+            assert!(!all.is_empty() && !all.contains(&0x1b), "{args:?}");
+        }
     }
 }
 

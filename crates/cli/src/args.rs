@@ -12,6 +12,7 @@ const LATER: [&str; 1] = ["report"];
 
 #[derive(Debug, Parser)]
 #[command(name = "tiny-t5", version, about, long_about = None)]
+#[command(override_usage = "tiny-t5 [OPTIONS] [TEXT]...\n       tiny-t5 <COMMAND> [OPTIONS] [TEXT]...")]
 #[command(
     after_help = "A first word that is none of the commands is a text: `tiny-t5 TEXT...` is `tiny-t5 generate TEXT...`."
 )]
@@ -56,7 +57,7 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "DTYPE", default_value = "auto")]
     pub(crate) dtype: Width,
     /// Print one JSON object a source, one a line
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,
     /// Tokens that a source may have, its end token included; left out: 16384
     #[arg(long, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true)]

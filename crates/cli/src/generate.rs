@@ -24,7 +24,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "A,B,C")]
     choices: Option<Choices>,
     /// Print the text while it grows, one sequence a source; JSON comes whole all the same
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     stream: bool,
 }
 

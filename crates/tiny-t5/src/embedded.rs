@@ -20,6 +20,12 @@ macro_rules! file {
 impl T5 {
     /// The model compiled into the library: English spelling to IPA.
     ///
+    /// ```
+    /// let t5 = tiny_t5::T5::embedded(&tiny_t5::Load::default())?;
+    /// assert_eq!(t5.generate("hello", &Default::default())?.text(), "həˈloʊ");
+    /// # Ok::<_, tiny_t5::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// Where the system gives no memory.
     pub fn embedded(load: &Load) -> Result<T5> {

@@ -10,6 +10,9 @@ use tiny_t5::{Load, T5};
 #[path = "../crates/tiny-t5/examples/beams.rs"]
 mod beams;
 #[allow(dead_code)] // its `main`
+#[path = "../crates/tiny-t5/examples/custom_processor.rs"]
+mod custom_processor;
+#[allow(dead_code)] // its `main`
 #[path = "../crates/tiny-t5/examples/embed_model.rs"]
 mod embed_model;
 #[allow(dead_code)] // its `main`
@@ -46,6 +49,13 @@ fn every_example_has_a_test() {
         let name = entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned();
         assert!(this.contains(&format!("fn {name}_")), "{name}");
     }
+}
+
+/// `həˈloʊ ˈwɝld`, but for the sound o and the second word.
+#[test]
+fn custom_processor_changes_the_answer() {
+    let answer = custom_processor::answer(&T5_IPA, "hello world", "o").unwrap();
+    assert!(answer.starts_with("həˈl") && !answer.contains(['o', ' ']), "{answer}");
 }
 
 #[test]

@@ -133,8 +133,7 @@ fn wide() -> Vec<Vec<u32>> {
 /// Not the numbers of f32, but the same ones everywhere: whole numbers have no order of accumulation.
 #[test]
 fn int8_answers_are_the_same_everywhere() {
-    let mut load = Load::default();
-    load.dtype = Dtype::Int8;
+    let load = Load { dtype: Dtype::Int8, ..Load::default() };
     let embedded = T5::embedded(&load).unwrap();
     let mut small = SMALL.map(|folder| (T5::open_with(data(folder), &load).unwrap(), sources(folder))).to_vec();
     small.push((embedded, made_up([40, 12], 7)));

@@ -13,8 +13,9 @@ use std::sync::atomic::AtomicBool;
 /// A model with buffers, caches and a team of threads of its own, for one thread that makes many calls.
 ///
 /// The answers are those of the [`T5`] that it was made from, bit for bit. Once warm (a call of the same options with
-/// sources and answers at least as long was made before), a call asks the system for no memory but what it returns:
-/// see `tests/allocations.rs` for what is counted.
+/// sources and answers at least as long was made before), encoding ids asks the system for no memory but what it returns; a call
+/// that generates takes some short lists beside, a fixed number a call and, in greedy search, none a token. A text costs what its
+/// tokenizer takes. `tests/allocations.rs` counts it.
 ///
 /// A session is `Send`: make one a worker. The model itself is shared.
 ///

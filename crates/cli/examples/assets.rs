@@ -16,6 +16,8 @@ mod classify;
 mod encode;
 #[path = "../src/failure.rs"]
 mod failure;
+#[path = "../src/family.rs"]
+mod family;
 #[path = "../src/generate.rs"]
 mod generate;
 #[path = "../src/infill.rs"]

@@ -58,7 +58,15 @@ impl T5 {
                 let hidden = &state.encoder.hidden;
                 decoder::attend_to(model, exec, scratch, decoding, decoder, hidden, &slices, 0);
                 decoder::begin(model, decoding, decoder, batch.len(), 1);
-                decoder::decode(model, exec, scratch, decoding, decoder, &feeds, &vec![start; batch.len()]);
+                decoder::decode(
+                    model,
+                    exec,
+                    scratch,
+                    decoding,
+                    (decoder, &model.packed),
+                    &feeds,
+                    &vec![start; batch.len()],
+                );
                 for hidden in decoding.hidden.chunks_exact(model.shape.stride()).take(batch.len()) {
                     let [yes, no] = head.logits_of(model, exec, hidden, [answer, against]);
                     probabilities.push(1.0 / (1.0 + (f64::from(no) - f64::from(yes)).exp()));

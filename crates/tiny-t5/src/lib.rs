@@ -46,6 +46,7 @@
 //! | labels, spans of answers | [`T5::classify`] |
 //! | gaps of a text | [`T5::infill`] |
 //! | what it is and costs | [`T5::config`], [`T5::parameters`], [`T5::flops`] |
+//! | any shape with random weights, to measure it | [`T5::random`] |
 //! | text to ids and back | [`T5::tokenizer`], [`tokenizer::Tokenizer`] |
 //!
 //! A [`Source`] is a text or a list of ids, so everything works without a tokenizer. Each call has its options in one plain
@@ -106,6 +107,7 @@ mod kv_cache;
 mod lm_head;
 mod model;
 mod options;
+mod random;
 mod rank;
 mod relative_bias;
 mod score;

@@ -1,4 +1,5 @@
-//! GFLOP/s and GB/s of the kernels beside the machine's own peak, measured in the same run: `cargo bench --bench kernels`.
+//! GFLOP/s and GB/s of the kernels beside the machine's own peak, measured in the same run:
+//! `cargo bench -p tiny-t5-kernels --bench kernels`.
 //!
 //! Names are operation/shape/instruction set/threads. Products count 2 operations a multiply-add, so that criterion's
 //! Gelem/s reads as GFLOP/s; matrix-vector products count the bytes of their weights, and sweep as many matrices as a

@@ -1,11 +1,24 @@
-//! Each kernel beside the machine's own limits, measured in turn in the same run: `cargo bench --bench roofline`.
+//! The kernels, whole encoder passes and whole decoder steps beside the machine's own limits, measured in turn in the same run:
+//! `cargo bench -p tiny-t5 --bench roofline`; with `-- step`, only the rows whose names have `step` in them.
 //!
-//! A row gives the fastest and the median of many short bursts, and the share that the median reaches of the median of
-//! the limit: FMA peak for products of many rows, read bandwidth at the same working set for those of one.
+//! A row gives the median of many short bursts and the fastest, and the share that the median reaches of the median of
+//! the limit: FMA peak for products of many rows and for the encoder, read bandwidth at the same working set for products of
+//! one row and for the decoder.
 
+mod shapes;
+
+use shapes::{SMALL, TINY, greedy, model, source, threads};
 use std::hint::black_box;
 use std::time::Instant;
+use tiny_t5::{Config, T5};
 use tiny_t5_kernels::*;
+
+/// Whether the command line asks for a row: without names, for all.
+fn wanted(row: &str) -> bool {
+    // `cargo bench` adds `--bench`.
+    let mut parts = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).peekable();
+    parts.peek().is_none() || parts.any(|part| row.contains(&part))
+}
 
 /// (fastest, median) seconds of a call.
 fn time(bursts: usize, mut call: impl FnMut()) -> (f64, f64) {
@@ -21,6 +34,11 @@ fn time(bursts: usize, mut call: impl FnMut()) -> (f64, f64) {
     (seconds[0], seconds[bursts / 2])
 }
 
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
 fn weights(n: usize, k: usize) -> Arena {
     let mut arena = Arena::new(Panels::len(n, k) * 4).unwrap();
     let floats: &mut [f32] = bytemuck::cast_slice_mut(arena.bytes_mut());
@@ -29,6 +47,7 @@ fn weights(n: usize, k: usize) -> Arena {
 }
 
 fn main() {
+    let (tiny, small) = (model(TINY), model(SMALL));
     for isa in Isa::available().into_iter().filter(|isa| isa.name() != "portable") {
         let peak = machine::fma_peak(isa, 400);
         println!("\n{}: FMA peak {:.1} GFLOP/s, one thread", isa.name(), peak / 1e9);
@@ -63,11 +82,24 @@ fn main() {
         for (n, k) in [(768, 256), (256, 256), (1024, 256), (256, 1024), (2048, 512), (512, 2048)] {
             vector(isa, n, k);
         }
+        for (shape, t5) in [("tiny", &tiny), ("small", &small)] {
+            let t5 = t5.with_isa(isa.name()).unwrap();
+            for threads in [1, 2] {
+                encoder(isa, shape, &t5.with_threads(threads));
+            }
+            for threads in [1, 2] {
+                step(isa, shape, &t5.with_threads(threads));
+            }
+        }
     }
 }
 
 /// Products of many rows, beside the FMA peak measured in the same moments.
 fn product(isa: Isa, m: usize, n: usize, k: usize) {
+    let row = format!("matmul/{m}x{n}x{k}");
+    if !wanted(&row) {
+        return;
+    }
     let arena = weights(n, k);
     let w = Panels::new(n, k, Storage::F32(bytemuck::cast_slice(arena.bytes())));
     let a = vec![0.5f32; m * padded(k)];
@@ -81,7 +113,7 @@ fn product(isa: Isa, m: usize, n: usize, k: usize) {
     });
     let peak = before.max(machine::fma_peak(isa, 20));
     println!(
-        "  matmul/{m}x{n}x{k}: {:.1} GFLOP/s (fastest {:.1}), {:.0} % of peak {:.1}",
+        "  {row}: {:.1} GFLOP/s (fastest {:.1}), {:.0} % of peak {:.1}",
         flops / median / 1e9,
         flops / fast / 1e9,
         100.0 * flops / median / peak,
@@ -93,6 +125,10 @@ fn product(isa: Isa, m: usize, n: usize, k: usize) {
 fn vector(isa: Isa, n: usize, k: usize) {
     let total = 14_700_000;
     let copies = (total / (n * k * 4)).max(1);
+    let row = format!("matmul/1x{n}x{k}, {copies} matrices");
+    if !wanted(&row) {
+        return;
+    }
     let arena = weights(n * copies, k);
     let floats: &[f32] = bytemuck::cast_slice(arena.bytes());
     let a = vec![0.5f32; padded(k)];
@@ -112,7 +148,7 @@ fn vector(isa: Isa, n: usize, k: usize) {
         }
     });
     println!(
-        "  matmul/1x{n}x{k}, {copies} matrices: {:.1} GB/s (fastest {:.1}), {:.0} % of reading {:.1}",
+        "  {row}: {:.1} GB/s (fastest {:.1}), {:.0} % of reading {:.1}",
         bytes / median / 1e9,
         bytes / fast / 1e9,
         100.0 * bytes / median / limit,
@@ -122,6 +158,10 @@ fn vector(isa: Isa, n: usize, k: usize) {
 
 /// The int8 screen of an LM head, beside reading its bytes.
 fn screen(isa: Isa, n: usize, k: usize, queries: usize) {
+    let name = format!("screen/{queries}x{n}x{k}");
+    if !wanted(&name) {
+        return;
+    }
     let row: Vec<f32> = (0..k).map(|i| (i * 7 % 31) as f32 * 0.1 - 1.5).collect();
     let scales = ColumnScales::new([&row[..]].into_iter(), k);
     let mut arena = Arena::new(screen_bytes(n, k)).unwrap();
@@ -138,7 +178,7 @@ fn screen(isa: Isa, n: usize, k: usize, queries: usize) {
         screen.scan(isa, &Team::alone(), &all, &mut lower, &mut upper);
     });
     println!(
-        "  screen/{queries}x{n}x{k}: {:.0} us (fastest {:.0}), {:.1} GB/s, {:.0} % of reading {:.1}",
+        "  {name}: {:.0} us (fastest {:.0}), {:.1} GB/s, {:.0} % of reading {:.1}",
         median * 1e6,
         fast * 1e6,
         bytes / median / 1e9,
@@ -149,6 +189,10 @@ fn screen(isa: Isa, n: usize, k: usize, queries: usize) {
 
 /// Making the screen, and packing the same matrix.
 fn packing(isa: Isa, n: usize, k: usize) {
+    let (screen, panels) = (format!("pack_screen/{n}x{k}"), format!("pack_panel/{n}x{k}"));
+    if !wanted(&screen) && !wanted(&panels) {
+        return;
+    }
     let rows: Vec<f32> = (0..n * k).map(|i| (i % 251) as f32 * 0.01 - 1.0).collect();
     let scales = ColumnScales::new(rows.chunks(k).take(9), k);
     let mut arena = Arena::new(screen_bytes(n, k)).unwrap();
@@ -158,7 +202,7 @@ fn packing(isa: Isa, n: usize, k: usize) {
             pack_screen(isa, &std::array::from_fn(|lane| Some(each(lane, i))), &scales, panel);
         }
     });
-    println!("  pack_screen/{n}x{k}: {:.2} ms (fastest {:.2})", median * 1e3, fast * 1e3);
+    println!("  {screen}: {:.2} ms (fastest {:.2})", median * 1e3, fast * 1e3);
     let mut packed = Arena::new(Panels::len(n, k) * 4).unwrap();
     let (fast, median) = time(10, || {
         for (i, panel) in packed.bytes_mut().chunks_exact_mut(LANES * k * 4).enumerate() {
@@ -167,9 +211,94 @@ fn packing(isa: Isa, n: usize, k: usize) {
         }
     });
     println!(
-        "  pack_panel/{n}x{k}: {:.2} ms (fastest {:.2}), {:.1} GB/s",
+        "  {panels}: {:.2} ms (fastest {:.2}), {:.1} GB/s",
         median * 1e3,
         fast * 1e3,
         (n * k * 4) as f64 / median / 1e9
     );
+}
+
+/// A whole encoder pass, beside the FMA peak of as many threads, measured in the same moments.
+fn encoder(isa: Isa, shape: &str, t5: &T5) {
+    const TOKENS: u32 = 128;
+    let row = format!("encoder/{shape} shape, {TOKENS} tokens, {}", threads(t5.threads()));
+    if !wanted(&row) {
+        return;
+    }
+    let ids = source(TOKENS, 0);
+    let flops = t5.flops(ids.len() as u64, 0).encoder as f64;
+    let bursts = ((8e9 / flops) as usize).clamp(5, 40);
+    let before = fma_peak(isa, t5.threads());
+    let (fast, median) = time(bursts, || {
+        black_box(t5.encode(&ids).unwrap());
+    });
+    let peak = before.max(fma_peak(isa, t5.threads()));
+    println!(
+        "  {row}: {:.2} ms (fastest {:.2}), {:.1} GFLOP/s, {:.0} % of peak {:.1}",
+        median * 1e3,
+        fast * 1e3,
+        flops / median / 1e9,
+        100.0 * flops / median / peak,
+        peak / 1e9
+    );
+}
+
+/// Floating-point operations a second of threads that all run at once: the best of some bursts.
+fn fma_peak(isa: Isa, threads: usize) -> f64 {
+    let (fast, _) = Team::enter(threads, |team| time(60, || team.run(threads, |_, _| machine::burst(isa))));
+    (threads * machine::BURST_FLOPS) as f64 / fast
+}
+
+/// A whole exact decoder step of one sequence, beside reading as many bytes with as many threads, in turn with it.
+fn step(isa: Isa, shape: &str, t5: &T5) {
+    const SOURCE: u32 = 64;
+    const TARGET: usize = 32;
+    let row = format!("step/{shape} shape, {TARGET} tokens from {SOURCE}, {}", threads(t5.threads()));
+    if !wanted(&row) {
+        return;
+    }
+    let (ids, options) = (source(SOURCE, 0), greedy(TARGET));
+    let parts = step_bytes(t5.config(), ids.len(), TARGET);
+    let bytes: usize = parts.iter().sum();
+    let memory: Vec<_> =
+        (0..t5.threads()).map(|_| machine::Sweep::new(bytes.div_ceil(t5.threads())).unwrap()).collect();
+    let (mut layers, mut head, mut all, mut reading) = (vec![], vec![], vec![], vec![]);
+    t5.generate(&ids, &options).unwrap();
+    for _ in 0..12 {
+        let read = || Team::enter(t5.threads(), |team| time(9, || team.run(memory.len(), |_, i| memory[i].read(isa))));
+        reading.push(read().1);
+        let generated = t5.generate(&ids, &options).unwrap();
+        assert_eq!(generated.sequences[0].ids.len(), TARGET);
+        let per_step = |ms: f64| ms / 1e3 / TARGET as f64;
+        layers.push(per_step(generated.timings.layers_ms));
+        head.push(per_step(generated.timings.head_ms));
+        all.push(per_step(generated.timings.layers_ms + generated.timings.head_ms));
+    }
+    let [all, layers, head, reading] = [all, layers, head, reading].map(median);
+    println!(
+        "  {row}: {:.0} us (blocks {:.0}, head {:.0}), {:.1} MB (weights {:.1}, head {:.1}, keys and values {:.1}), {:.1} GB/s; \
+         reading them takes {:.0} us at {:.1}: {:.2} times that",
+        all * 1e6,
+        layers * 1e6,
+        head * 1e6,
+        bytes as f64 / 1e6,
+        parts[0] as f64 / 1e6,
+        parts[1] as f64 / 1e6,
+        parts[2] as f64 / 1e6,
+        bytes as f64 / all / 1e9,
+        reading * 1e6,
+        bytes as f64 / reading / 1e9,
+        all / reading
+    );
+}
+
+/// Bytes that a step must read, in the middle of `target` steps: the blocks' weights in f32, the LM head's screen, and keys and
+/// values of `source` and of what was generated. The rows of the head that survive the screen come on top.
+fn step_bytes(c: &Config, source: usize, target: usize) -> [usize; 3] {
+    let inner = c.num_heads * padded(c.d_kv);
+    let feed_forward = if c.is_gated_act { 3 } else { 2 } * c.d_model * c.d_ff;
+    // q, k, v and o of self-attention, q and o of cross-attention.
+    let weights = c.num_decoder_layers * (6 * c.d_model * inner + feed_forward) * 4;
+    let positions = source + target.div_ceil(2);
+    [weights, screen_bytes(c.vocab_size, c.d_model), c.num_decoder_layers * 2 * positions * inner * 4]
 }

@@ -10,7 +10,7 @@ mod shapes;
 use shapes::{SMALL, TINY, greedy, model, source, threads};
 use std::hint::black_box;
 use std::time::Instant;
-use tiny_t5::{Config, T5};
+use tiny_t5::{Config, Load, Source, T5};
 use tiny_t5_kernels::*;
 
 /// Whether the command line asks for a row: without names, for all.
@@ -48,6 +48,8 @@ fn weights(n: usize, k: usize) -> Arena {
 
 fn main() {
     let (tiny, small) = (model(TINY), model(SMALL));
+    let survivors: Vec<_> =
+        [true, false].into_iter().flat_map(|tied| Embedding::ALL.map(|kind| (kind, tied, kind.model(tied)))).collect();
     for isa in Isa::available().into_iter().filter(|isa| isa.name() != "portable") {
         let peak = machine::fma_peak(isa, 400);
         println!("\n{}: FMA peak {:.1} GFLOP/s, one thread", isa.name(), peak / 1e9);
@@ -90,6 +92,9 @@ fn main() {
             for threads in [1, 2] {
                 step(isa, shape, &t5.with_threads(threads));
             }
+        }
+        for (kind, tied, t5) in &survivors {
+            screen_survivors(isa, *kind, *tied, &t5.with_isa(isa.name()).unwrap().with_threads(1));
         }
     }
 }
@@ -301,4 +306,93 @@ fn step_bytes(c: &Config, source: usize, target: usize) -> [usize; 3] {
     let weights = c.num_decoder_layers * (6 * c.d_model * inner + feed_forward) * 4;
     let positions = source + target.div_ceil(2);
     [weights, screen_bytes(c.vocab_size, c.d_model), c.num_decoder_layers * 2 * positions * inner * 4]
+}
+
+/// How the rows of an output matrix are spread.
+#[derive(Clone, Copy)]
+enum Embedding {
+    AsInitialised,
+    HeavyTails,
+    OutlierColumns,
+}
+
+impl Embedding {
+    const ALL: [Embedding; 3] = [Embedding::AsInitialised, Embedding::HeavyTails, Embedding::OutlierColumns];
+
+    fn name(self) -> &'static str {
+        match self {
+            Embedding::AsInitialised => "as initialised",
+            Embedding::HeavyTails => "heavy tails",
+            Embedding::OutlierColumns => "outlier columns",
+        }
+    }
+
+    /// The tiny shape with this embedding, which is its output matrix too or (not tied) stands beside another one of the kind.
+    fn model(self, tied: bool) -> T5 {
+        let change = |name: &str, shape: &[usize], values: &mut [f32]| {
+            let rows = values.chunks_exact_mut(shape[shape.len() - 1]);
+            match self {
+                _ if !["shared.weight", "lm_head.weight"].contains(&name) => {}
+                Embedding::AsInitialised => {}
+                Embedding::HeavyTails => {
+                    let mut normal = normal(name.len() as u64);
+                    for row in rows {
+                        // Log-normal of sigma 1; Student's t of 3 degrees, whose variance is 3.
+                        let norm = normal().exp() / f32::sqrt(3.0);
+                        row.iter_mut().for_each(|x| {
+                            let degrees = [normal(), normal(), normal()].map(|x| x * x);
+                            *x = norm * normal() / (degrees.iter().sum::<f32>() / 3.0).sqrt();
+                        });
+                    }
+                }
+                Embedding::OutlierColumns => {
+                    rows.for_each(|row| [3, 70, 130, 201].into_iter().for_each(|column| row[column] *= 30.0));
+                }
+            }
+        };
+        let config = TINY.replace('}', &format!(r#", "tie_word_embeddings": {tied}}}"#));
+        T5::random_with(&config, 1, &Load::default(), change).expect("memory for a bench")
+    }
+}
+
+/// Normal numbers, the same ones for a seed: Box and Muller's.
+fn normal(mut seed: u64) -> impl FnMut() -> f32 {
+    let mut uniform = move || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((seed >> 40) as f32 + 0.5) / (1 << 24) as f32
+    };
+    move || (-2.0 * uniform().ln()).sqrt() * (std::f32::consts::TAU * uniform()).cos()
+}
+
+/// How much the LM head's screen leaves to f32, and its time beside the full product's.
+fn screen_survivors(isa: Isa, kind: Embedding, tied: bool, t5: &T5) {
+    let matrix = if tied { "tied" } else { "a matrix of its own" };
+    let row = format!("screen survivors/tiny shape, {matrix}, {}", kind.name());
+    if !wanted(&row) {
+        return;
+    }
+    let (n, k) = (t5.config().vocab_size, t5.config().d_model);
+    let sources: Vec<_> = (0..8).map(|i| source(64, i)).collect();
+    t5.generate(&sources[0], &greedy(1)).unwrap();
+    let timings: Vec<_> =
+        sources.iter().map(|ids| t5.generate(Source::from(ids), &greedy(32)).unwrap().timings).collect();
+    let sum = |part: fn(&tiny_t5::Timings) -> usize| timings.iter().map(part).sum::<usize>();
+    let (tokens, decided, survivors) = (sum(|t| t.new_tokens), sum(|t| t.screened), sum(|t| t.survivors));
+    let head = median(timings.iter().map(|t| t.head_ms / 1e3 / t.new_tokens as f64).collect());
+
+    let arena = weights(n, k);
+    let w = Panels::new(n, k, Storage::F32(bytemuck::cast_slice(arena.bytes())));
+    let (a, mut out) = (vec![0.5f32; padded(k)], vec![0f32; padded(n)]);
+    let (_, full) = time(60, || {
+        let product = Product { a: black_box(&a), lda: padded(k), m: 1, w, epilogue: Epilogue::Store };
+        matmul(isa, &Team::alone(), product, &mut out, padded(n));
+        black_box(first_max(isa, &out[..n]));
+    });
+    println!(
+        "  {row}: {:.0} % of {tokens} tokens decided, {:.1} rows for each; head {:.0} us a token, the full product {:.0} us",
+        100.0 * decided as f64 / tokens as f64,
+        survivors as f64 / decided.max(1) as f64,
+        head * 1e6,
+        full * 1e6
+    );
 }

@@ -1,5 +1,7 @@
 //! The command line's promises, through the binary.
 
+mod common;
+
 use assert_cmd::Command;
 use serde_json::Value;
 use std::path::PathBuf;
@@ -254,6 +256,36 @@ fn cli_bench_speaks_the_protocol() {
     assert_eq!(shot["ids"][1].as_array().unwrap().len(), 5);
     write(0, 1);
     assert!(lines(&bench)[0]["ids"].is_null());
+}
+
+#[test]
+fn cli_bench_says_what_the_screen_left_and_null_where_there_is_none() {
+    let work = tempfile::NamedTempFile::new().unwrap();
+    let path = work.path().display().to_string();
+    let screen = |folder: &str, beams: usize, dtype: &str| {
+        let text = serde_json::json!({
+            "input_ids": [[5, 8, 1], [7, 1]], "new_tokens": 4, "beams": beams, "eos_id": 1, "suppress_eos": true,
+        });
+        std::fs::write(work.path(), text.to_string()).unwrap();
+        let args =
+            ["bench", "--model", folder, "--workload", &path, "--repeats", "2", "--warmup", "0", "--dtype", dtype];
+        let mut line = lines(&args).remove(0);
+        assert!(keys(&line).contains(&"screen"));
+        line["screen"].take()
+    };
+    let many_words = common::many_words();
+    let many_words = many_words.write().to_str().unwrap();
+    let found = screen(many_words, 1, "f32");
+    assert_eq!(found["tokens"], 8, "{found}");
+    let decided = found["decided"].as_u64().unwrap();
+    assert!((1..=8).contains(&decided), "{found}");
+    let survivors = found["survivors_per_token"].as_f64().unwrap();
+    assert!((1.0..=512.0).contains(&survivors), "{found}");
+    assert!(found["head_ms_per_token"].as_f64().unwrap() > 0.0, "{found}");
+    // Beams need every logit, 8 bits are as narrow as the screen, and a small vocabulary has none.
+    assert_eq!(screen(many_words, 3, "f32"), Value::Null);
+    assert_eq!(screen(many_words, 1, "int8"), Value::Null);
+    assert_eq!(screen(&data("goldens/v1_0-relu-tied"), 1, "f32"), Value::Null);
 }
 
 #[test]

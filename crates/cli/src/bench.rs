@@ -83,6 +83,8 @@ struct Line {
     breakdown_ms: Breakdown,
     /// Tokens guessed, and guesses that held, in the last run.
     speculation: BTreeMap<&'static str, usize>,
+    /// None where the LM head's int8 screen did not run: beams, sampling, small vocabularies, 8 bits.
+    screen: Option<Screened>,
     isa: &'static str,
     threads: usize,
 }
@@ -96,6 +98,19 @@ struct Breakdown {
     head: f64,
     /// The search, copies of caches, and ids to text where the folder has a tokenizer.
     rest: f64,
+}
+
+/// What the LM head's int8 screen decided, in the last run.
+#[derive(Serialize)]
+struct Screened {
+    /// Tokens that it decided; guesses that did not hold among them.
+    decided: usize,
+    /// All tokens of the run.
+    tokens: usize,
+    /// Rows that it left to f32, for each that it decided; none where it decided none.
+    survivors_per_token: Option<f64>,
+    /// The whole head, as in the breakdown.
+    head_ms_per_token: f64,
 }
 
 /// One run.
@@ -155,6 +170,12 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
             .last()
             .map(|run| [("guessed", run.parts.guessed), ("held", run.parts.accepted)].into())
             .unwrap_or_default(),
+        screen: runs.last().filter(|_| t5.has_screen()).map(|run| run.parts).map(|p| Screened {
+            decided: p.screened,
+            tokens: p.new_tokens,
+            survivors_per_token: (p.screened > 0).then(|| rounded(p.survivors as f64 / p.screened as f64)),
+            head_ms_per_token: rounded(median(all(|run| run.parts.head_ms)) / p.new_tokens.max(1) as f64),
+        }),
         isa: t5.isa(),
         threads: t5.threads(),
         ids: runs.into_iter().next_back().and_then(|run| run.ids),
@@ -217,17 +238,21 @@ impl Run {
     }
 }
 
-/// The timings of a batch stand in each of its answers: each batch once.
+/// The timings of a batch stand in each of its answers: each batch once. The tokens are each answer's own.
 fn summed(generated: &[Generated]) -> Timings {
     let batches: BTreeMap<_, _> =
         generated.iter().map(|g| ([g.timings.encode_ms, g.timings.decode_ms].map(f64::to_bits), g.timings)).collect();
-    batches.values().fold(Timings::default(), |mut sum, t| {
+    let mut sum = Timings::default();
+    sum.new_tokens = generated.iter().map(|g| g.timings.new_tokens).sum();
+    batches.values().fold(sum, |mut sum, t| {
         sum.encode_ms += t.encode_ms;
         sum.cross_ms += t.cross_ms;
         sum.layers_ms += t.layers_ms;
         sum.head_ms += t.head_ms;
         sum.guessed += t.guessed;
         sum.accepted += t.accepted;
+        sum.screened += t.screened;
+        sum.survivors += t.survivors;
         sum
     })
 }

@@ -1,6 +1,7 @@
 //! What a loaded model is: counts and names, for those who want to see what they have.
 
 use crate::complexity::{Flops, Parameters};
+use crate::model::Head;
 use crate::t5::T5;
 use tiny_t5_checkpoint::Architecture;
 use tiny_t5_kernels::Isa;
@@ -38,6 +39,13 @@ impl T5 {
     #[must_use]
     pub fn unused_tensors(&self) -> &[String] {
         &self.model().unused
+    }
+
+    /// Whether greedy search has gone through the LM head's int8 screen since the model was loaded. What it decided stands in
+    /// [`Timings::screened`](crate::Timings::screened) and [`Timings::survivors`](crate::Timings::survivors).
+    #[must_use]
+    pub fn has_screen(&self) -> bool {
+        matches!(&self.model().head, Head::Lm(head) if head.has_screen())
     }
 
     /// The instruction sets that this build knows and this processor lacks, best first.

@@ -139,6 +139,11 @@ impl LmHead {
         Ok(self.screen.get_or_init(|| packing).as_ref())
     }
 
+    /// Whether a search has used the screen.
+    pub(crate) fn has_screen(&self) -> bool {
+        self.screen.get().is_some_and(Option::is_some)
+    }
+
     /// The screen as the cache has it.
     fn kept_screen(&self, model: &Model, exec: Exec<'_>) -> Result<Option<Packing>> {
         let (n, k) = (model.config().vocab_size, model.config().d_model);

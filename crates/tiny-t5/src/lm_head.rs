@@ -84,9 +84,9 @@ impl LmHead {
             return Ok(packed);
         }
         let cache = model.cache.as_ref().map(|cache| (cache, "head"));
-        let mut plan = Plan::new(exec.isa, model.dtype, cache, exec.team);
+        let mut plan = Plan::new(exec.isa, model.dtype, &model.checkpoint, cache, exec.team);
         let matrix = plan.rows(&[self.tensor(model)]);
-        let packed = plan.pack(exec.team, || model.checkpoint.release())?;
+        let packed = plan.pack(exec.team)?;
         Ok(self.packed.get_or_init(|| (packed, matrix)))
     }
 

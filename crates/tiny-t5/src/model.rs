@@ -85,7 +85,7 @@ impl Model {
         };
         let config = checkpoint.config().clone();
         let mut reader = Reader { checkpoint: &checkpoint, config: &config, dtype, used: BTreeSet::new() };
-        let mut plan = Plan::new(isa, dtype, cache.as_ref().map(|cache| (cache, "layers")), team);
+        let mut plan = Plan::new(isa, dtype, &checkpoint, cache.as_ref().map(|cache| (cache, "layers")), team);
         let shape = Shape {
             d_model: config.d_model,
             heads: Heads { heads: config.num_heads, d_kv: config.d_kv },
@@ -101,7 +101,7 @@ impl Model {
         };
         let head = reader.head(&mut plan, embedding)?;
         let unused = reader.unused();
-        let packed = plan.pack(team, || checkpoint.release())?;
+        let packed = plan.pack(team)?;
         let output = if let Head::Lm(head) = &head { head.name } else { embedding };
         checkpoint.keep(&[embedding, output]);
         let scaled = config.scale_decoder_outputs && matches!(head, Head::Lm(_));

@@ -12,14 +12,14 @@ use crate::error::{Error, Result};
 use crate::options::Dtype;
 use half::{bf16, f16};
 use std::borrow::Cow;
-use tiny_t5_checkpoint::{Dtype as Stored, Panels as Kept, Tensor};
+use tiny_t5_checkpoint::{Checkpoint, Dtype as Stored, Panels as Kept, Tensor};
 use tiny_t5_kernels::{
     Arena, Isa, LANES, Loss, Panels, Storage, Team, WeightType, narrows, pack_int8, pack_panel, padded, unpack_panel,
     widen,
 };
 
-/// Bytes of weights that are packed before their file pages are let go.
-pub(crate) const RELEASE_BYTES: usize = 8 << 20;
+/// Bytes of a file that are read before its pages are let go, so that they do not pile up in memory.
+pub(crate) const RELEASE_BYTES: usize = 2 << 20;
 
 /// A matrix whose weights int8 would change by more than this share of their size is kept at 16 bits.
 const MAX_LOSS: f64 = 0.02;
@@ -75,6 +75,7 @@ struct Planned<'a> {
 pub(crate) struct Plan<'a> {
     isa: Isa,
     dtype: Dtype,
+    checkpoint: &'a Checkpoint,
     planned: Vec<Planned<'a>>,
     bytes: usize,
     /// The cache, the entry's name, and the entry if there is one.
@@ -84,9 +85,15 @@ pub(crate) struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     /// `cache` may hold the whole plan as the entry of that name.
-    pub(crate) fn new(isa: Isa, dtype: Dtype, cache: Option<(&'a Cache, &'static str)>, team: &Team) -> Plan<'a> {
+    pub(crate) fn new(
+        isa: Isa,
+        dtype: Dtype,
+        checkpoint: &'a Checkpoint,
+        cache: Option<(&'a Cache, &'static str)>,
+        team: &Team,
+    ) -> Plan<'a> {
         let kept = cache.and_then(|(cache, what)| cache.get(what, team));
-        Plan { isa, dtype, planned: Vec::new(), bytes: 0, cache, kept }
+        Plan { isa, dtype, checkpoint, planned: Vec::new(), bytes: 0, cache, kept }
     }
 
     /// Tensors [out, in] one under the other, each padded with zero rows to whole registers.
@@ -114,7 +121,12 @@ impl<'a> Plan<'a> {
     fn add(&mut self, parts: Vec<Part<'a>>, column_heads: Option<Heads>, residual: bool) -> Matrix {
         let n = parts.iter().map(|p| p.rows).sum();
         let k = column_heads.map_or(parts[0].tensor.shape[1], Heads::width);
-        let kind = self.kept_kind(n, k).unwrap_or_else(|| self.width_of(&parts, residual));
+        let kind = self.kept_kind(n, k).unwrap_or_else(|| {
+            let kind = self.width_of(&parts, residual);
+            // It may have read the whole tensors.
+            self.checkpoint.release();
+            kind
+        });
         let matrix = Matrix { n, k, kind, offset: self.bytes };
         // Each matrix begins on a cache line.
         self.bytes += matrix.bytes().next_multiple_of(64);
@@ -165,8 +177,9 @@ impl<'a> Plan<'a> {
         for Part { tensor, .. } in parts {
             let (from, k) = (stored_as(tensor.dtype), tensor.shape[1]);
             let mut panel = vec![0; WeightType::Int8.panel_bytes(k)];
-            // A part of the rows shows it.
-            for rows in tensor.bytes.chunks_exact((LANES * k * from.size()).max(1)).step_by(4) {
+            // A part of the rows shows it: the first ones, since others would bring all pages of the file.
+            let panels = tensor.shape[0].div_ceil(4 * LANES);
+            for rows in tensor.bytes.chunks_exact((LANES * k * from.size()).max(1)).take(panels) {
                 let rows = std::array::from_fn(|lane| Some(&rows[lane * k * from.size()..][..k * from.size()]));
                 let Loss { error, norm } = quantise(self.isa, from, &rows, k, &mut panel);
                 (loss.error, loss.norm) = (loss.error + error, loss.norm + norm);
@@ -179,9 +192,8 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Everything packed: as the cache has it, or now. Calls `release` now and then, so that file pages that were packed do not
-    /// pile up in memory.
-    pub(crate) fn pack(mut self, team: &Team, release: impl Fn()) -> Result<Packed> {
+    /// Everything packed: as the cache has it, or now.
+    pub(crate) fn pack(mut self, team: &Team) -> Result<Packed> {
         let bytes = self.bytes;
         let memory = |source| Error::Memory { what: "packed weights", bytes, source };
         let matrices = self.planned.iter().map(|planned| planned.matrix);
@@ -189,14 +201,14 @@ impl<'a> Plan<'a> {
         if let Some(kept) = self.kept.take().filter(|kept| kept.notes() == notes && kept.data().len() == bytes) {
             return Ok(Packed { block: Block::kept(kept).map_err(memory)? });
         }
-        let arena = self.pack_now(team, release)?;
+        let arena = self.pack_now(team)?;
         if let Some((cache, what)) = self.cache {
             cache.put(what, &notes, arena.bytes(), team);
         }
         Ok(Packed { block: Block::Made(arena) })
     }
 
-    fn pack_now(&self, team: &Team, release: impl Fn()) -> Result<Arena> {
+    fn pack_now(&self, team: &Team) -> Result<Arena> {
         let bytes = self.bytes;
         let mut arena = Arena::new(bytes).map_err(|source| Error::Memory { what: "packed weights", bytes, source })?;
         // One job a panel, each with its own part of the arena.
@@ -212,8 +224,8 @@ impl<'a> Plan<'a> {
         let mut rest = &mut jobs[..];
         while !rest.is_empty() {
             let mut bytes = 0;
-            let fits = rest.iter().take_while(|(_, _, to)| {
-                bytes += to.len();
+            let fits = rest.iter().take_while(|(planned, ..)| {
+                bytes += planned.file_bytes_of_panel();
                 bytes <= RELEASE_BYTES
             });
             let (now, after) = rest.split_at_mut(fits.count().max(1));
@@ -223,13 +235,17 @@ impl<'a> Plan<'a> {
                     planned.pack_panel(self.isa, *i, to);
                 }
             });
-            release();
+            self.checkpoint.release();
         }
         Ok(arena)
     }
 }
 
 impl Planned<'_> {
+    fn file_bytes_of_panel(&self) -> usize {
+        LANES * self.matrix.k * self.parts[0].tensor.dtype.size()
+    }
+
     fn pack_panel(&self, isa: Isa, panel: usize, to: &mut [u8]) {
         let rows: [Option<Cow<'_, [u8]>>; LANES] = std::array::from_fn(|lane| self.row(panel * LANES + lane));
         // Parts begin at whole panels, so all rows of a panel are of one tensor.

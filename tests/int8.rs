@@ -1,0 +1,99 @@
+//! What `--dtype int8` costs, beside f32: words wrong, loss, ids, logits. The bounds are checked on a part of it at each run; the
+//! whole report is one command:
+//!
+//! ```text
+//! cargo test -p tiny-t5 --features embedded --test int8 -- --ignored --nocapture
+//! ```
+
+#[path = "../benches/shapes.rs"]
+#[allow(dead_code)] // shared with the benches
+mod shapes;
+
+mod common;
+
+use common::data;
+use tiny_t5::{Dtype, Generate, Load, Source, T5};
+
+fn int8() -> Load {
+    Load { dtype: Dtype::Int8, ..Load::default() }
+}
+
+/// Words, each with its pronunciations.
+fn words(step: usize) -> Vec<Vec<String>> {
+    let text = std::fs::read_to_string(data("g2p-ipa/test.tsv")).unwrap();
+    text.lines().step_by(step).map(|line| line.split('\t').map(str::to_owned).collect()).collect()
+}
+
+/// The share of words whose text is none of their pronunciations, and the mean loss of their first pronunciation's ids.
+fn pronounce(t5: &T5, words: &[Vec<String>]) -> (f64, f64) {
+    let sources: Vec<Source<'_>> = words.iter().map(|word| Source::from(&word[0])).collect();
+    let answers = t5.generate_batch(&sources, &Generate::default()).unwrap();
+    let wrong =
+        words.iter().zip(&answers).filter(|(word, answer)| !word[1..].iter().any(|p| p == answer.text())).count();
+    let loss = |word: &Vec<String>| f64::from(t5.score(&word[0], &word[1]).unwrap().loss);
+    let count = words.len() as f64;
+    (wrong as f64 / count, words.iter().map(loss).sum::<f64>() / count)
+}
+
+/// A random model with an output matrix of its own: one whose matrix is the embedding repeats a token, whatever is rounded.
+fn random(shape: &str, load: &Load) -> T5 {
+    let config = shape.replacen('{', r#"{"tie_word_embeddings": false, "#, 1);
+    T5::random(&config, 1, load).unwrap()
+}
+
+/// Of `sources` made-up sources, over `tokens` greedy tokens each: ids equal at their place, ids before the first
+/// difference, all; and the largest difference of a logit over f32's ids, with the size (root of the mean square) of logits.
+fn compare(f32: &T5, int8: &T5, sources: u32, tokens: usize) -> ([usize; 3], f32, f32) {
+    let (mut counts, mut off, mut squares, mut logits) = ([0; 3], 0f32, 0f64, 0usize);
+    for seed in 0..sources {
+        let source = shapes::source(8 + seed % 57, seed);
+        let ids = |t5: &T5| t5.generate(&source, &shapes::greedy(tokens)).unwrap().sequences.swap_remove(0).ids;
+        let (expected, got) = (ids(f32), ids(int8));
+        let same = expected.iter().zip(&got);
+        counts[0] += same.clone().filter(|(a, b)| a == b).count();
+        counts[1] += same.take_while(|(a, b)| a == b).count();
+        counts[2] += expected.len();
+        if seed % 20 == 0 {
+            let [expected, got] = [f32, int8].map(|t5| t5.logits(&source, &expected).unwrap().values);
+            logits += expected.len();
+            squares += expected.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
+            off = expected.iter().zip(&got).fold(off, |off, (a, b)| off.max((a - b).abs()));
+        }
+    }
+    (counts, off, (squares / logits as f64).sqrt() as f32)
+}
+
+#[test]
+fn int8_pronounces_as_well_as_f32() {
+    let words = words(16);
+    let [(exact, loss), (narrow, narrow_loss)] =
+        [Load::default(), int8()].map(|load| pronounce(&T5::embedded(&load).unwrap(), &words));
+    assert!((narrow - exact).abs() < 0.01, "{exact} of the words are wrong in f32, {narrow} in int8");
+    assert!((narrow_loss - loss).abs() < 0.005 * loss, "loss {loss} in f32, {narrow_loss} in int8");
+}
+
+#[test]
+fn int8_logits_are_near_those_of_f32() {
+    let (f32, int8) = (random(shapes::TINY, &Load::default()), random(shapes::TINY, &int8()));
+    let (counts, off, size) = compare(&f32, &int8, 20, 8);
+    assert!(off < 0.2 * size, "{off} beside logits of {size}");
+    assert!(counts[0] * 3 > counts[2], "{counts:?} ids");
+}
+
+#[test]
+#[ignore = "minutes; the command is at the top"]
+fn report() {
+    let words = words(1);
+    for (name, load) in [("f32", Load::default()), ("int8", int8())] {
+        let (wrong, loss) = pronounce(&T5::embedded(&load).unwrap(), &words);
+        println!("{name}: {:.2} % of {} words wrong, loss {loss:.5}", 100.0 * wrong, words.len());
+    }
+    for (name, shape) in [("tiny", shapes::TINY), ("small", shapes::SMALL)] {
+        let (f32, int8) = (random(shape, &Load::default()), random(shape, &int8()));
+        let ([places, prefix, all], off, size) = compare(&f32, &int8, 1000, 16);
+        println!(
+            "{name}, random weights, 1,000 sources: {places} of {all} ids at their places, {prefix} before the first \
+             difference; largest logit difference {off:.4}, logits {size:.3}"
+        );
+    }
+}

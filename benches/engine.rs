@@ -11,10 +11,10 @@ mod shapes;
 
 use common::{Folder, Stored, data};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use shapes::{SMALL, TINY, greedy, model, source, threads};
+use shapes::{BASE, SMALL, TINY, greedy, model, source, threads};
 use std::time::Duration;
 use tiny_t5::tokenizer::Tokenizer;
-use tiny_t5::{Generate, Load, Source, T5};
+use tiny_t5::{Generate, Load, Source, Speculation, T5};
 
 /// Source tokens a second.
 fn encode(c: &mut Criterion) {
@@ -57,6 +57,36 @@ fn decode(c: &mut Criterion) {
                     let all = t5.generate_batch(&sources, &options).unwrap();
                     assert!(all.iter().all(|generated| generated.sequences[0].ids.len() == tokens));
                 });
+            });
+        }
+    }
+    group.finish();
+}
+
+/// Tokens a second by each way of guessing them; how many were guessed and held is printed beside.
+fn speculation(c: &mut Criterion) {
+    let mut group = c.benchmark_group("speculation");
+    // With the embedding as its output matrix a random model repeats a token, and every guess holds.
+    let random = |config: &str| model(&config.replacen('{', r#"{"tie_word_embeddings": false, "#, 1));
+    let word: &[u32] =
+        &T5::embedded(&Load::default()).unwrap().tokenizer().unwrap().encode("internationalization").unwrap();
+    type Make<'a> = &'a dyn Fn() -> T5;
+    let shapes: [(&str, Make<'_>, &[u32], usize); 4] = [
+        ("a word by the embedded model", &|| T5::embedded(&Load::default()).unwrap(), word, 16),
+        ("32 tokens from 64, tiny shape", &|| random(TINY), &source(64, 0), 32),
+        ("32 tokens from 64, t5-small's shape", &|| random(SMALL), &source(64, 0), 32),
+        ("16 tokens from 64, t5-base's shape", &|| random(BASE), &source(64, 0), 16),
+    ];
+    for (work, make, source, tokens) in shapes {
+        let t5 = make().with_threads(1);
+        group.sample_size(10).throughput(Throughput::Elements(tokens as u64));
+        for how in [Speculation::Off, Speculation::Copy, Speculation::Draft] {
+            let options = Generate { speculation: Some(how), ..greedy(tokens) };
+            let generated = t5.generate(source, &options).unwrap();
+            let (guessed, held) = (generated.timings.guessed, generated.timings.accepted);
+            println!("{work}, {how:?}: {held} of {guessed} guesses held");
+            group.bench_function(BenchmarkId::new(work, format!("{how:?}")), |b| {
+                b.iter(|| t5.generate(source, &options).unwrap());
             });
         }
     }
@@ -108,6 +138,6 @@ fn folder(config: &str) -> Folder {
 criterion_group! {
     name = engine;
     config = Criterion::default().sample_size(20).measurement_time(Duration::from_secs(2)).warm_up_time(Duration::from_millis(300));
-    targets = encode, decode, startup
+    targets = encode, decode, speculation, startup
 }
 criterion_main!(engine);

@@ -1,5 +1,7 @@
 //! The shapes that the engine is measured with, and work for them.
 
+#![allow(dead_code)] // no program uses all of it
+
 use tiny_t5::{Generate, Load, Speculation, T5};
 
 /// T5-Efficient-TINY.
@@ -8,6 +10,10 @@ pub const TINY: &str =
 /// t5-small.
 pub const SMALL: &str =
     r#"{"model_type": "t5", "num_layers": 6, "d_model": 512, "d_ff": 2048, "num_heads": 8, "d_kv": 64}"#;
+
+/// t5-base.
+pub const BASE: &str =
+    r#"{"model_type": "t5", "num_layers": 12, "d_model": 768, "d_ff": 3072, "num_heads": 12, "d_kv": 64}"#;
 
 /// A model of random weights.
 pub fn model(config: &str) -> T5 {

@@ -4,7 +4,7 @@
 use crate::embed::Encoding;
 use crate::encoder;
 use crate::error::{Error, Result};
-use crate::generate::{self, Answer, Custom, Finish, Settings, State, Timings};
+use crate::generate::{self, Answer, Custom, Finish, Settings, State, Timings, emptied};
 use crate::options::Generate;
 use crate::stack::Exec;
 use crate::t5::{Generated, Sequence, Source, T5};
@@ -28,7 +28,8 @@ pub(crate) struct Desk {
     ids: Vec<Vec<u32>>,
     slices: Vec<&'static [u32]>,
     text: String,
-    /// Of a stream: the ids that were handed out.
+    /// Of a stream: the ids of its source, and those that were handed out.
+    pub(crate) source: Vec<u32>,
     pub(crate) given: Vec<u32>,
 }
 
@@ -119,17 +120,22 @@ impl Desk {
         let (decoder, head) = t5.generator("generate")?;
         let held = self.settings(t5, options, custom)?;
         let settings = held.get();
-        let answers = self.with_ids(t5, sources, |desk, ids| {
-            desk.run(t5, |exec, state| generate::generate((t5.model(), decoder, head), exec, state, settings, ids))
-        })?;
-        let mut ids = std::mem::take(&mut self.ids);
-        all.reserve_exact(ids.len());
-        for (input_ids, Answer { found, logprobs, chosen, timings }) in ids.drain(..).zip(answers) {
+        let from = all.len();
+        all.reserve_exact(sources.len());
+        all.extend(sources.iter().map(|_| Generated {
+            input_ids: Vec::new(),
+            sequences: Vec::new(),
+            timings: Timings::default(),
+        }));
+        let mut text = std::mem::take(&mut self.text);
+        let mut each = |place: usize, Answer { found, logprobs, chosen, timings }: Answer<'_>| {
             let (mut logprobs, mut chosen) = (logprobs.into_iter(), chosen.into_iter());
-            let mut sequences = Vec::with_capacity(found.len());
-            for found in found {
+            let Generated { sequences, timings: own, .. } = &mut all[from + place];
+            *own = Timings { load_ms: t5.load_ms(), ..timings };
+            sequences.reserve_exact(found.len());
+            for found in found.drain(..) {
                 sequences.push(Sequence {
-                    text: self.text_of(t5, &found.ids)?,
+                    text: text_of(t5, &found.ids, &mut text)?,
                     score: found.score,
                     logprobs: logprobs.next(),
                     chosen: chosen.next().flatten(),
@@ -138,9 +144,16 @@ impl Desk {
                     ids: found.ids,
                 });
             }
-            all.push(Generated { input_ids, sequences, timings: Timings { load_ms: t5.load_ms(), ..timings } });
+            Ok(())
+        };
+        self.with_ids(t5, sources, |desk, ids| {
+            let parts = (t5.model(), decoder, head);
+            desk.run(t5, |exec, state| generate::generate(parts, exec, state, settings, ids, &mut each))
+        })?;
+        for (generated, ids) in all[from..].iter_mut().zip(self.ids.drain(..)) {
+            generated.input_ids = ids;
         }
-        self.ids = ids;
+        self.text = text;
         self.keep(held);
         Ok(())
     }
@@ -163,12 +176,6 @@ impl Desk {
         self.slices = emptied(slices);
         self.ids = ids;
         result
-    }
-
-    fn text_of(&mut self, t5: &T5, ids: &[u32]) -> Result<Option<String>> {
-        let Some(tokenizer) = t5.tokenizer() else { return Ok(None) };
-        tokenizer.decode_into(ids, true, &mut self.text)?;
-        Ok(Some(self.text.clone()))
     }
 
     /// Encodes; encodings are appended to `all` in the order of the sources.
@@ -205,9 +212,9 @@ impl Desk {
     }
 }
 
-/// The memory of a list of slices, for slices of another life.
-fn emptied<'b>(mut slices: Vec<&[u32]>) -> Vec<&'b [u32]> {
-    slices.clear();
-    // Nothing is left to map; std keeps the memory.
-    slices.into_iter().map(|_| -> &'b [u32] { &[] }).collect()
+/// The text of ids; `buffer` is kept from one to the next.
+fn text_of(t5: &T5, ids: &[u32], buffer: &mut String) -> Result<Option<String>> {
+    let Some(tokenizer) = t5.tokenizer() else { return Ok(None) };
+    tokenizer.decode_into(ids, true, buffer)?;
+    Ok(Some(buffer.clone()))
 }

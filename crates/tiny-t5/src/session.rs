@@ -13,8 +13,9 @@ use std::sync::atomic::AtomicBool;
 /// A model with buffers, caches and a team of threads of its own, for one thread that makes many calls.
 ///
 /// The answers are those of the [`T5`] that it was made from, bit for bit. Once warm (a call of the same options with
-/// sources and answers at least as long was made before), encoding ids asks the system for no memory but what it returns; a call
-/// that generates takes some short lists beside, a fixed number a call and, in greedy search, none a token. A text costs what its
+/// sources and answers at least as long was made before), encoding and greedy search, from ids, of one source, of a batch and in
+/// a stream, ask the system for no memory but what they return; with more than one thread there may be a few pieces a call for
+/// the pool. Beams, choices, log-probabilities and a caller's own rules take lists of their own, and a text costs what its
 /// tokenizer takes. `tests/allocations.rs` counts it.
 ///
 /// A session is `Send`: make one a worker. The model itself is shared.

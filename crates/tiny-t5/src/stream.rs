@@ -100,25 +100,25 @@ impl<'a> Stream<'a> {
             Some(desk) => std::mem::take(*desk),
             None => t5.desks().pop().unwrap_or_default(),
         };
+        let (mut ids, given) = (std::mem::take(&mut desk.source), std::mem::take(&mut desk.given));
         let checked = desk.settings(t5, options, custom).and_then(|settings| {
             let found = settings.get().num_return_sequences;
             match found {
-                1 => Ok((settings, t5.ids_of("source", source)?)),
+                1 => t5.ids_into("source", source, &mut ids).map(|()| settings),
                 _ => Err(Error::option("num_return_sequences", found, "1: a stream is of one sequence")),
             }
         });
-        let (settings, source, error) = match checked {
-            Ok((settings, source)) => (Some(settings), source, None),
-            Err(error) => (None, Vec::new(), Some(error)),
+        let (settings, error) = match checked {
+            Ok(settings) => (Some(settings), None),
+            Err(error) => (None, Some(error)),
         };
-        let given = std::mem::take(&mut desk.given);
         let stream = Stream {
             t5,
             parts,
             settings,
             desk,
             session,
-            source,
+            source: ids,
             strategy: None,
             text: t5.tokenizer().map(Tokenizer::stream),
             given,
@@ -143,16 +143,20 @@ impl<'a> Stream<'a> {
         let (exec, state) = desk.exec_and_state(self.t5);
         let number = [settings.custom.index(0)];
         let mut search = Search::new(parts, exec, settings, state, &number, self.begun);
-        let strategy = self.strategy.get_or_insert_with(|| search.start(&[&self.source]));
-        search.step(&mut **strategy)?;
+        let mut strategy = self.strategy.take().unwrap_or_else(|| search.start(&[&self.source]));
+        search.step(&mut *strategy)?;
         let mut finish = None;
         self.done = strategy.is_done();
         let ids: Vec<u32> = if self.done {
-            let best = strategy.found().into_iter().flatten().next();
+            let best = search.best_found(strategy);
             finish = best.as_ref().map(|found| found.finish);
-            best.map(|found| found.ids[self.given.len()..].to_vec()).unwrap_or_default()
+            let mut ids = best.map(|found| found.ids).unwrap_or_default();
+            ids.drain(..self.given.len().min(ids.len()));
+            ids
         } else {
-            strategy.settled(0).get(self.given.len()..).unwrap_or_default().to_vec()
+            let settled = strategy.settled(0).get(self.given.len()..).unwrap_or_default().to_vec();
+            self.strategy = Some(strategy);
+            settled
         };
         let done = self.given.len();
         self.given.extend_from_slice(&ids);
@@ -197,7 +201,10 @@ impl Drop for Stream<'_> {
         if let Some(settings) = self.settings.take() {
             desk.keep(settings);
         }
-        desk.given = std::mem::take(&mut self.given);
+        if let Some(strategy) = self.strategy.take() {
+            strategy.put_back(&mut desk.state.spare);
+        }
+        (desk.source, desk.given) = (std::mem::take(&mut self.source), std::mem::take(&mut self.given));
         desk.given.clear();
         match &mut self.session {
             Some(home) => **home = desk,

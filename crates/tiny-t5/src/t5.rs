@@ -486,10 +486,20 @@ impl T5 {
 
     /// The ids of a source, checked.
     pub(crate) fn ids_of(&self, what: &str, source: Source<'_>) -> Result<Vec<u32>> {
-        let ids = match source {
-            Source::Ids(ids) => ids.to_vec(),
-            Source::Text(text) => self.need_tokenizer()?.encode(text)?,
-        };
+        let mut ids = Vec::new();
+        self.ids_into(what, source, &mut ids)?;
+        Ok(ids)
+    }
+
+    /// [`T5::ids_of`] in place of what `ids` held.
+    pub(crate) fn ids_into(&self, what: &str, source: Source<'_>, ids: &mut Vec<u32>) -> Result<()> {
+        match source {
+            Source::Ids(given) => {
+                ids.clear();
+                ids.extend_from_slice(given);
+            }
+            Source::Text(text) => *ids = self.need_tokenizer()?.encode(text)?,
+        }
         let vocab_size = self.config().vocab_size;
         if ids.is_empty() {
             return Err(Error::input(what, "an empty list of ids", "at least one id"));
@@ -505,7 +515,7 @@ impl T5 {
                 format!("at most {most} (max_source_tokens)"),
             ));
         }
-        Ok(ids)
+        Ok(())
     }
 
     pub(crate) fn need_tokenizer(&self) -> Result<&Tokenizer> {

@@ -222,8 +222,8 @@ impl Strategy for Ranking {
         &[]
     }
 
-    fn found(&mut self) -> Vec<Vec<Found>> {
-        std::mem::take(&mut self.found)
+    fn found(&mut self, found: &mut [Vec<Found>]) {
+        found.iter_mut().zip(&mut self.found).for_each(|(all, own)| all.append(own));
     }
 }
 

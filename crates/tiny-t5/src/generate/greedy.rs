@@ -4,8 +4,8 @@ use super::Search;
 use super::rows::{Rows, Step};
 use crate::error::Result;
 
-pub(super) fn greedy(search: &mut Search<'_>, sources: &[&[u32]]) -> Rows {
-    Rows::new(search, sources, 1, pick)
+pub(super) fn greedy(search: &mut Search<'_>, sources: &[&[u32]]) -> Box<Rows> {
+    Rows::start(search, sources, 1, pick)
 }
 
 /// The best id of each row, through the LM head's screen where it serves.

@@ -89,7 +89,7 @@ pub struct Timings {
 }
 
 /// The buffers of a session: all that a call needs beside the model.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct State {
     pub(crate) scratch: Scratch,
     pub(crate) encoder: EncoderState,
@@ -99,6 +99,20 @@ pub(crate) struct State {
     feeds: Vec<Feed>,
     ids: Vec<u32>,
     pace: Pace,
+    /// Of a call: its sources by length, those that are decoded together, and their numbers.
+    order: Vec<usize>,
+    batch: Vec<&'static [u32]>,
+    numbers: Vec<usize>,
+    /// What a search found, a list a source.
+    found: Vec<Vec<Found>>,
+    pub(crate) spare: Spare,
+}
+
+/// Searches that have ended, for their memory.
+#[derive(Default)]
+pub(crate) struct Spare {
+    rows: Option<Box<rows::Rows>>,
+    speculation: Option<Box<speculate::Speculation>>,
 }
 
 /// A way of searching, at work on some sources: a step computes one token of every live sequence, or several.
@@ -110,8 +124,10 @@ pub(crate) trait Strategy: Send {
     fn stop(&mut self);
     /// The ids that the best sequence of a source will begin with, whatever comes.
     fn settled(&self, source: usize) -> &[u32];
-    /// The sequences of each source, best first; called once, at the end.
-    fn found(&mut self) -> Vec<Vec<Found>>;
+    /// Appends the sequences of each source to its list, best first; called once, at the end.
+    fn found(&mut self, found: &mut [Vec<Found>]);
+    /// Leaves the memory to the next search of its kind, if that is worth while.
+    fn put_back(self: Box<Self>, _: &mut Spare) {}
 }
 
 /// What a search runs on.
@@ -129,8 +145,9 @@ pub(crate) struct Search<'a> {
 }
 
 /// The sequences of one source.
-pub(crate) struct Answer {
-    pub(crate) found: Vec<Found>,
+pub(crate) struct Answer<'a> {
+    /// To be taken out.
+    pub(crate) found: &'a mut Vec<Found>,
     /// Of each sequence, where they are asked for.
     pub(crate) logprobs: Vec<Vec<TokenLogprob>>,
     /// Of each sequence, where there are choices.
@@ -138,19 +155,22 @@ pub(crate) struct Answer {
     pub(crate) timings: Timings,
 }
 
-/// Generates for sources of any lengths; answers in the order of the sources, each the same as alone.
+/// Generates for sources of any lengths; `each` gets the place of a source and its answer, which is the same as alone.
 pub(crate) fn generate(
     (model, decoder, head): (&Model, &Stack, &LmHead),
     exec: Exec<'_>,
     state: &mut State,
     settings: &Settings<'_>,
     sources: &[&[u32]],
-) -> Result<Vec<Answer>> {
+    each: &mut dyn FnMut(usize, Answer<'_>) -> Result<()>,
+) -> Result<()> {
     let begun = Instant::now();
+    let (mut order, mut numbers) = (std::mem::take(&mut state.order), std::mem::take(&mut state.numbers));
+    let mut batch = emptied(std::mem::take(&mut state.batch));
     // Sources of like length go together.
-    let mut order: Vec<usize> = (0..sources.len()).collect();
-    order.sort_by_key(|i| sources[*i].len());
-    let mut answers: Vec<Option<Answer>> = sources.iter().map(|_| None).collect();
+    order.clear();
+    order.extend(0..sources.len());
+    order.sort_unstable_by_key(|i| (sources[*i].len(), *i));
     let mut rest = &order[..];
     while !rest.is_empty() {
         let most = (MAX_ROWS / settings.num_beams.max(settings.num_return_sequences)).max(1);
@@ -161,14 +181,22 @@ pub(crate) fn generate(
         });
         let (group, after) = rest.split_at(fits.count().max(1));
         rest = after;
-        let batch: Vec<&[u32]> = group.iter().map(|i| sources[*i]).collect();
-        let numbers: Vec<usize> = group.iter().map(|i| settings.custom.index(*i)).collect();
+        batch.clear();
+        batch.extend(group.iter().map(|i| sources[*i]));
+        numbers.clear();
+        numbers.extend(group.iter().map(|i| settings.custom.index(*i)));
         let mut search = Search::new((model, decoder, head), exec, settings, state, &numbers, begun);
-        for (answer, i) in search.run(&batch)?.into_iter().zip(group) {
-            answers[*i] = Some(answer);
-        }
+        search.run(&batch, &mut |place, answer| each(group[place], answer))?;
     }
-    Ok(answers.into_iter().flatten().collect())
+    (state.order, state.numbers, state.batch) = (order, numbers, emptied(batch));
+    Ok(())
+}
+
+/// The memory of a list of slices, for slices of another life.
+pub(crate) fn emptied<'b>(mut slices: Vec<&[u32]>) -> Vec<&'b [u32]> {
+    slices.clear();
+    // Nothing is left to map; std keeps the memory.
+    slices.into_iter().map(|_| -> &'b [u32] { &[] }).collect()
 }
 
 impl<'a> Search<'a> {
@@ -194,16 +222,17 @@ impl<'a> Search<'a> {
         Ok(())
     }
 
-    fn run(&mut self, sources: &[&[u32]]) -> Result<Vec<Answer>> {
+    fn run(&mut self, sources: &[&[u32]], each: &mut dyn FnMut(usize, Answer<'_>) -> Result<()>) -> Result<()> {
         let start = Instant::now();
         let mut strategy = self.start(sources);
         while !strategy.is_done() {
             self.step(&mut *strategy)?;
         }
-        let mut found = strategy.found();
-        let mut logprobs = self.found_logprobs(&mut found)?.into_iter();
+        let mut lists = self.found(strategy, sources.len());
+        let found = &mut lists[..sources.len()];
+        let mut logprobs = self.found_logprobs(found)?.into_iter();
         let mut chosen = match self.settings.custom.chosen_from() {
-            Some(choices) => choices::chosen(self, choices, sources, &found)?,
+            Some(choices) => choices::chosen(self, choices, sources, found)?,
             None => Vec::new(),
         }
         .into_iter();
@@ -211,13 +240,34 @@ impl<'a> Search<'a> {
         let State { choice, pace, .. } = &*self.state;
         (self.timings.screened, self.timings.survivors) = (choice.screened, choice.survivors);
         (self.timings.guessed, self.timings.accepted) = (pace.guessed, pace.accepted);
-        let answer = |found: Vec<Found>| {
+        for (place, found) in found.iter_mut().enumerate() {
             let new_tokens = found.iter().map(|f| f.ids.len()).sum();
             let logprobs = logprobs.by_ref().take(found.len()).collect();
             let chosen = chosen.next().unwrap_or_default();
-            Answer { found, logprobs, chosen, timings: Timings { new_tokens, ..self.timings } }
-        };
-        Ok(found.into_iter().map(answer).collect())
+            each(place, Answer { found, logprobs, chosen, timings: Timings { new_tokens, ..self.timings } })?;
+        }
+        self.state.found = lists;
+        Ok(())
+    }
+
+    /// What an ended search found: a list a source, and perhaps empty ones behind them. To be given back to the state.
+    fn found(&mut self, mut strategy: Box<dyn Strategy>, sources: usize) -> Vec<Vec<Found>> {
+        let mut found = std::mem::take(&mut self.state.found);
+        found.iter_mut().for_each(Vec::clear);
+        if found.len() < sources {
+            found.resize_with(sources, Vec::new);
+        }
+        strategy.found(&mut found[..sources]);
+        strategy.put_back(&mut self.state.spare);
+        found
+    }
+
+    /// The best sequence that an ended search of one source found.
+    pub(crate) fn best_found(&mut self, strategy: Box<dyn Strategy>) -> Option<Found> {
+        let mut found = self.found(strategy, 1);
+        let best = found[0].drain(..).next();
+        self.state.found = found;
+        best
     }
 
     /// Encodes the sources and begins the search that the settings ask for.
@@ -228,10 +278,10 @@ impl<'a> Search<'a> {
         match (self.settings.num_beams, self.settings.do_sample) {
             (1, false) if self.settings.custom.chosen_from().is_some() => Box::new(choices::Ranking::new(sources)),
             (1, false) => match self.speculation(sources.len()) {
-                (false, false) => Box::new(greedy::greedy(self, sources)),
-                (copies, drafts) => Box::new(speculate::Speculation::new(self, sources[0], copies, drafts)),
+                (false, false) => greedy::greedy(self, sources),
+                (copies, drafts) => speculate::Speculation::start(self, sources[0], copies, drafts),
             },
-            (1, true) => Box::new(sample::sample(self, sources)),
+            (1, true) => sample::sample(self, sources),
             _ => Box::new(beam::Beams::new(self, sources)),
         }
     }

@@ -1,7 +1,7 @@
 //! One token at a time for every sequence: what greedy search and sampling share. They differ in how a token is picked.
 
 use super::processors::{Context, Processor};
-use super::{Finish, Found, Search, Strategy};
+use super::{Finish, Found, Search, Spare, Strategy};
 use crate::error::Result;
 use crate::lm_head::Scores;
 
@@ -15,20 +15,48 @@ pub(super) struct Row {
     cache: usize,
 }
 
+/// Picks the next id of each row.
+type Pick = fn(&mut Search<'_>, &Step<'_>, &mut Vec<u32>) -> Result<()>;
+
 /// Sequences that grow token by token.
-pub(super) struct Rows {
-    sources: Vec<Vec<u32>>,
+pub(crate) struct Rows {
+    sources: Sources,
     rows: Vec<Row>,
-    found: Vec<Vec<(usize, Found)>>,
+    /// With the source and which of its sequences it is.
+    found: Vec<(usize, usize, Found)>,
     picked: Vec<u32>,
-    /// Picks the next id of each row.
-    pick: fn(&mut Search<'_>, &Step<'_>, &mut Vec<u32>) -> Result<()>,
+    pick: Pick,
+    /// Lists of ids that no row has.
+    free: Vec<Vec<u32>>,
+}
+
+/// The ids of the sources, one behind the other.
+#[derive(Default)]
+struct Sources {
+    ids: Vec<u32>,
+    ends: Vec<usize>,
+}
+
+impl Sources {
+    fn set(&mut self, sources: &[&[u32]]) {
+        self.ids.clear();
+        self.ends.clear();
+        for source in sources {
+            self.ids.extend_from_slice(source);
+            self.ends.push(self.ids.len());
+        }
+    }
+
+    fn get(&self, source: usize) -> &[u32] {
+        let first = if source == 0 { 0 } else { self.ends[source - 1] };
+        &self.ids[first..self.ends[source]]
+    }
 }
 
 /// The rows of a step, with the processors that change their scores.
 pub(super) struct Step<'a> {
     pub(super) rows: &'a [Row],
-    sources: &'a [Vec<u32>],
+    sources: &'a Sources,
     processors: &'a [Box<dyn Processor + 'a>],
     prompt: usize,
     numbers: &'a [usize],
@@ -37,7 +65,7 @@ pub(super) struct Step<'a> {
 impl Step<'_> {
     fn context(&self, row: usize) -> Context<'_> {
         let Row { ids, source, .. } = &self.rows[row];
-        Context { ids, prompt: self.prompt, source: &self.sources[*source], index: self.numbers[*source] }
+        Context { ids, prompt: self.prompt, source: self.sources.get(*source), index: self.numbers[*source] }
     }
 }
 
@@ -52,28 +80,28 @@ impl Scores for Step<'_> {
 }
 
 impl Rows {
-    /// `samples` sequences for each source.
-    pub(super) fn new(
-        search: &mut Search<'_>,
-        sources: &[&[u32]],
-        samples: usize,
-        pick: fn(&mut Search<'_>, &Step<'_>, &mut Vec<u32>) -> Result<()>,
-    ) -> Rows {
+    /// `samples` sequences for each source, on the memory of an earlier search.
+    pub(super) fn start(search: &mut Search<'_>, sources: &[&[u32]], samples: usize, pick: Pick) -> Box<Rows> {
         let settings = search.settings;
         let count = sources.len() * samples;
         search.begin((0..count).map(|cache| (cache, cache / samples)));
-        let row = |cache| {
-            let mut ids = Vec::with_capacity(settings.prompt.len() + settings.max_new_tokens.min(super::RESERVE));
+        let mut this = search.state.spare.rows.take().unwrap_or_else(|| {
+            let (sources, rows, found, picked, free) = Default::default();
+            Box::new(Rows { sources, rows, found, picked, pick, free })
+        });
+        let Rows { sources: own, rows, found, free, .. } = &mut *this;
+        own.set(sources);
+        found.clear();
+        free.extend(rows.drain(..).map(|row| row.ids));
+        rows.extend((0..count).map(|cache| {
+            let mut ids = free.pop().unwrap_or_default();
+            ids.clear();
+            ids.reserve(settings.prompt.len() + settings.max_new_tokens.min(super::RESERVE));
             ids.extend_from_slice(&settings.prompt);
             Row { ids, source: cache / samples, sample: cache % samples, cache }
-        };
-        Rows {
-            sources: sources.iter().map(|ids| ids.to_vec()).collect(),
-            rows: (0..count).map(row).collect(),
-            found: sources.iter().map(|_| Vec::new()).collect(),
-            picked: Vec::with_capacity(count),
-            pick,
-        }
+        }));
+        this.pick = pick;
+        this
     }
 }
 
@@ -86,15 +114,16 @@ impl Strategy for Rows {
         let step = Step { rows: &self.rows, sources, processors: &settings.processors, prompt, numbers };
         (self.pick)(search, &step, &mut self.picked)?;
         let mut picked = self.picked.iter();
-        let found = &mut self.found;
+        let Rows { found, free, .. } = self;
         // Finished rows leave the batch; the others keep their order.
         self.rows.retain_mut(|row| {
             row.ids.extend(picked.next());
             let source = row.source;
-            let context = Context { ids: &row.ids, prompt, source: &sources[source], index: numbers[source] };
+            let context = Context { ids: &row.ids, prompt, source: sources.get(source), index: numbers[source] };
             let Some(finish) = settings.finish(&context) else { return true };
             let ids = row.ids.split_off(1);
-            found[row.source].push((row.sample, Found { ids, score: None, finish }));
+            found.push((row.source, row.sample, Found { ids, score: None, finish }));
+            free.push(std::mem::take(&mut row.ids));
             false
         });
         Ok(())
@@ -107,22 +136,24 @@ impl Strategy for Rows {
     fn stop(&mut self) {
         for mut row in self.rows.drain(..) {
             let ids = row.ids.split_off(1);
-            self.found[row.source].push((row.sample, Found { ids, score: None, finish: Finish::Stopped }));
+            self.found.push((row.source, row.sample, Found { ids, score: None, finish: Finish::Stopped }));
+            self.free.push(row.ids);
         }
     }
 
     fn settled(&self, source: usize) -> &[u32] {
         match self.rows.iter().find(|row| row.source == source) {
             Some(row) => &row.ids[1..],
-            None => self.found[source].first().map_or(&[], |(_, found)| &found.ids),
+            None => self.found.iter().find(|(of, ..)| *of == source).map_or(&[], |(.., found)| &found.ids),
         }
     }
 
-    fn found(&mut self) -> Vec<Vec<Found>> {
-        let in_order = |mut found: Vec<(usize, Found)>| {
-            found.sort_by_key(|(sample, _)| *sample);
-            found.into_iter().map(|(_, found)| found).collect()
-        };
-        self.found.drain(..).map(in_order).collect()
+    fn found(&mut self, found: &mut [Vec<Found>]) {
+        self.found.sort_unstable_by_key(|(source, sample, _)| (*source, *sample));
+        self.found.drain(..).for_each(|(source, _, one)| found[source].push(one));
+    }
+
+    fn put_back(self: Box<Self>, spare: &mut Spare) {
+        spare.rows = Some(self);
     }
 }

@@ -12,8 +12,8 @@ use crate::error::Result;
 use crate::lm_head::Scores;
 use tiny_t5_kernels::softmax_row;
 
-pub(super) fn sample(search: &mut Search<'_>, sources: &[&[u32]]) -> Rows {
-    Rows::new(search, sources, search.settings.num_return_sequences, pick)
+pub(super) fn sample(search: &mut Search<'_>, sources: &[&[u32]]) -> Box<Rows> {
+    Rows::start(search, sources, search.settings.num_return_sequences, pick)
 }
 
 fn pick(search: &mut Search<'_>, step: &Step<'_>, picked: &mut Vec<u32>) -> Result<()> {

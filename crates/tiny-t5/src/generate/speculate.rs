@@ -15,7 +15,7 @@
 //! number of tokens; Saxena, *Prompt Lookup Decoding* (2023), for copies.
 
 use super::processors::{Context, Processor};
-use super::{Found, Search, Strategy};
+use super::{Found, Search, Spare, Strategy};
 use crate::decoder::Feed;
 use crate::error::Result;
 use crate::generate::Finish;
@@ -89,7 +89,7 @@ impl Held {
 }
 
 /// A sequence whose next tokens are guessed.
-pub(super) struct Speculation {
+pub(crate) struct Speculation {
     source: Vec<u32>,
     /// The prompt and what was generated; behind `len` of them, guesses.
     ids: Vec<u32>,
@@ -129,17 +129,27 @@ impl Scores for Guessed<'_> {
 }
 
 impl Speculation {
-    pub(super) fn new(search: &mut Search<'_>, source: &[u32], copies: bool, drafts: bool) -> Speculation {
+    /// On the memory of an earlier one.
+    pub(super) fn start(search: &mut Search<'_>, source: &[u32], copies: bool, drafts: bool) -> Box<Speculation> {
         search.begin([(0, 0)].into_iter());
         let settings = search.settings;
-        let mut ids = Vec::with_capacity(settings.prompt.len() + settings.max_new_tokens.min(super::RESERVE) + MOST);
-        ids.extend_from_slice(&settings.prompt);
-        let len = ids.len();
         // Who asks for a way of guessing knows that it pays.
         let asked = settings.speculation != crate::options::Speculation::Auto;
         let in_memory = asked || search.model.steps_wait_for_memory;
         let costs = if in_memory { IN_MEMORY } else { IN_CACHE };
-        Speculation { source: source.to_vec(), ids, len, picked: Vec::new(), found: None, copies, drafts, costs }
+        let mut this = search.state.spare.speculation.take().unwrap_or_else(|| {
+            let (source, ids, picked) = Default::default();
+            Box::new(Speculation { source, ids, len: 0, picked, found: None, copies, drafts, costs })
+        });
+        let Speculation { source: own, ids, .. } = &mut *this;
+        own.clear();
+        own.extend_from_slice(source);
+        ids.clear();
+        ids.reserve(settings.prompt.len() + settings.max_new_tokens.min(super::RESERVE) + MOST);
+        ids.extend_from_slice(&settings.prompt);
+        this.len = this.ids.len();
+        (this.found, this.copies, this.drafts, this.costs) = (None, copies, drafts, costs);
+        this
     }
 
     /// Appends guesses to `ids`.
@@ -256,8 +266,12 @@ impl Strategy for Speculation {
         }
     }
 
-    fn found(&mut self) -> Vec<Vec<Found>> {
-        vec![self.found.take().into_iter().collect()]
+    fn found(&mut self, found: &mut [Vec<Found>]) {
+        found[0].extend(self.found.take());
+    }
+
+    fn put_back(self: Box<Self>, spare: &mut Spare) {
+        spare.speculation = Some(self);
     }
 }
 

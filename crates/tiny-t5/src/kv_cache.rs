@@ -6,7 +6,7 @@ use tiny_t5_kernels::{Keys, LANES, padded};
 /// its source (cross-attention).
 ///
 /// A head's keys lie together, and so do its values: a step reads each as one stream.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct KvCache {
     /// A layer: the keys `[num_heads][capacity / 16][d_kv][16]`, then the values `[num_heads][capacity][padded(d_kv)]`.
     memory: Vec<f32>,

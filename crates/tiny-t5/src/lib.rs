@@ -47,6 +47,7 @@
 //! | gaps of a text | [`T5::infill`] |
 //! | what it is and costs | [`T5::config`], [`T5::parameters`], [`T5::flops`] |
 //! | any shape with random weights, to measure it | [`T5::random`] |
+//! | a search of your own: encoder, decoder, caches | [`lowlevel`] |
 //! | text to ids and back | [`T5::tokenizer`], [`tokenizer::Tokenizer`] |
 //!
 //! A [`Source`] is a text or a list of ids, so everything works without a tokenizer. Each call has its options in one plain
@@ -105,6 +106,7 @@ mod infill;
 mod info;
 mod kv_cache;
 mod lm_head;
+pub mod lowlevel;
 mod model;
 mod options;
 mod random;

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, mpsc};
 use std::time::{Duration, Instant};
-use tiny_t5::{Finish, Generate, Generated, Load, Source, T5};
+use tiny_t5::{Custom, Finish, Generate, Generated, Load, Source, T5};
 
 static T5_IPA: LazyLock<T5> = LazyLock::new(|| T5::embedded(&Load::default()).unwrap());
 
@@ -75,6 +75,17 @@ fn session_gives_what_the_model_gives() {
         }
     }
     assert_eq!(session.encode_batch(&sources).unwrap(), T5_IPA.encode_batch(&sources).unwrap());
+    assert_eq!(session.embed("hello").unwrap(), T5_IPA.embed("hello").unwrap());
+    assert_eq!(session.embed_batch(&sources).unwrap(), T5_IPA.embed_batch(&sources).unwrap());
+    assert_eq!(session.score("hello", "həˈloʊ").unwrap(), T5_IPA.score("hello", "həˈloʊ").unwrap());
+    // Rules of the caller's own, and none behind them.
+    let custom = Custom::new().stopping_criteria(|context| context.new_ids().len() == 3);
+    let options = Generate::default();
+    let expected = seen(&T5_IPA.generate_with("photosynthesis", &options, &custom).unwrap());
+    assert_eq!(expected.3, Finish::Stopped);
+    assert_eq!(seen(&session.generate_with("photosynthesis", &options, &custom).unwrap()), expected);
+    assert_eq!(session.stream_with("photosynthesis", &options, &custom).unwrap().count(), 3);
+    assert_eq!(session.generate("hello", &options).unwrap().text(), "həˈloʊ");
 }
 
 /// A stream that is left in its middle, and calls that fail, leave the session as good as new.

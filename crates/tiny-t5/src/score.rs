@@ -1,5 +1,6 @@
 //! What the model thinks of a given target: its logits and log-probabilities.
 
+use crate::desk::Desk;
 use crate::error::Result;
 use crate::t5::{Source, T5};
 use tiny_t5_kernels::{log_sum_exp, padded};
@@ -43,11 +44,15 @@ impl T5 {
     /// # Errors
     /// Where the source or the target is not valid, or the checkpoint is not for conditional generation.
     pub fn score<'a>(&self, source: impl Into<Source<'a>>, target: impl Into<Source<'a>>) -> Result<Score> {
-        let target_ids = self.ids_of("target", target.into())?;
+        self.at_desk(|desk| self.score_at(desk, source.into(), target.into()))
+    }
+
+    pub(crate) fn score_at(&self, desk: &mut Desk, source: Source<'_>, target: Source<'_>) -> Result<Score> {
+        let target_ids = self.ids_of("target", target)?;
         let isa = self.isa_value();
         let mut token_logprobs = Vec::with_capacity(target_ids.len());
         let mut targets = target_ids.iter();
-        self.forced("score", source.into(), &target_ids, |row| {
+        self.forced("score", desk, source, &target_ids, |row| {
             if let Some(id) = targets.next() {
                 token_logprobs.push(row[*id as usize] - log_sum_exp(isa, row));
             }
@@ -73,13 +78,16 @@ impl T5 {
     pub fn logits<'a>(&self, source: impl Into<Source<'a>>, target: impl Into<Source<'a>>) -> Result<Logits> {
         let target_ids = self.ids_of("target", target.into())?;
         let mut values = Vec::new();
-        self.forced("logits", source.into(), &target_ids, |row| values.extend_from_slice(row))?;
+        self.at_desk(|desk| {
+            self.forced("logits", desk, source.into(), &target_ids, |row| values.extend_from_slice(row))
+        })?;
         Ok(Logits { values, vocab_size: self.config().vocab_size })
     }
 
     fn forced(
         &self,
         call: &'static str,
+        desk: &mut Desk,
         source: Source<'_>,
         target: &[u32],
         mut each: impl FnMut(&[f32]),
@@ -89,7 +97,7 @@ impl T5 {
         let start = self.generation_defaults().decoder_start_token_id.unwrap_or(self.config().decoder_start_token_id);
         let decoder_ids: Vec<u32> = std::iter::once(start).chain(target[..target.len() - 1].iter().copied()).collect();
         let vocab_size = self.config().vocab_size;
-        self.with_state(|exec, state| {
+        desk.run(self, |exec, state| {
             let mut logits = Vec::new();
             self.decoder_states(decoder, exec, state, &source, &decoder_ids, |hidden, rows| {
                 let logits = head.logits(self.model(), exec, hidden, rows, &mut logits)?;

@@ -6,6 +6,7 @@
 //! The folder says which of these: modules.json and the folders that it names. A folder without it gives the mean alone,
 //! as sentence-transformers does.
 
+use crate::desk::Desk;
 use crate::embed::normalized;
 use crate::error::{Error, Result, one_line};
 use crate::t5::{Source, T5};
@@ -70,12 +71,17 @@ impl T5 {
     /// # Errors
     /// Where a source is not valid, or a file of the folder's modules is not what it should be.
     pub fn embed_batch(&self, sources: &[Source<'_>]) -> Result<Vec<Vec<f32>>> {
+        self.at_desk(|desk| self.embed_batch_at(desk, sources))
+    }
+
+    pub(crate) fn embed_batch_at(&self, desk: &mut Desk, sources: &[Source<'_>]) -> Result<Vec<Vec<f32>>> {
         let sentence = self.sentence()?;
         let mut vectors = Vec::with_capacity(sources.len());
         for sources in sources.chunks(CHUNK) {
             let ids = sources.iter().map(|source| self.cut(*source, sentence)).collect::<Result<Vec<_>>>()?;
             let ids: Vec<Source<'_>> = ids.iter().map(Source::from).collect();
-            let encodings = self.encode_batch(&ids)?;
+            let mut encodings = Vec::new();
+            desk.encode(self, &ids, &mut encodings)?;
             vectors.extend(encodings.iter().map(|encoding| sentence.vector(self.isa_value(), encoding.mean())));
         }
         Ok(vectors)

@@ -5,6 +5,7 @@ use crate::embed::Encoding;
 use crate::error::Result;
 use crate::generate::Custom;
 use crate::options::Generate;
+use crate::score::Score;
 use crate::stream::Stream;
 use crate::t5::{Generated, Source, T5};
 use std::sync::Arc;
@@ -70,6 +71,20 @@ impl Session {
         Ok(one)
     }
 
+    /// As [`T5::generate_with`].
+    ///
+    /// # Errors
+    /// As [`T5::generate`].
+    pub fn generate_with<'a>(
+        &mut self,
+        source: impl Into<Source<'a>>,
+        options: &Generate,
+        custom: &Custom<'_>,
+    ) -> Result<Generated> {
+        let mut all = self.generate_batch_with(&[source.into()], options, custom)?;
+        Ok(all.pop().expect("one source has one answer"))
+    }
+
     /// As [`T5::generate_batch`].
     ///
     /// # Errors
@@ -101,6 +116,44 @@ impl Session {
     /// As [`T5::stream`].
     pub fn stream<'a>(&mut self, source: impl Into<Source<'a>>, options: &Generate) -> Result<Stream<'_>> {
         Stream::new(&self.t5, Some(&mut self.desk), source.into(), options, None)
+    }
+
+    /// As [`T5::stream_with`]. The session is free again when the stream is dropped.
+    ///
+    /// # Errors
+    /// As [`T5::stream`].
+    pub fn stream_with<'a, 'm>(
+        &'m mut self,
+        source: impl Into<Source<'a>>,
+        options: &Generate,
+        custom: &'m Custom<'m>,
+    ) -> Result<Stream<'m>> {
+        Stream::new(&self.t5, Some(&mut self.desk), source.into(), options, Some(custom))
+    }
+
+    /// As [`T5::score`].
+    ///
+    /// # Errors
+    /// As [`T5::score`].
+    pub fn score<'a>(&mut self, source: impl Into<Source<'a>>, target: impl Into<Source<'a>>) -> Result<Score> {
+        self.t5.score_at(&mut self.desk, source.into(), target.into())
+    }
+
+    /// As [`T5::embed`].
+    ///
+    /// # Errors
+    /// As [`T5::embed_batch`].
+    pub fn embed<'a>(&mut self, source: impl Into<Source<'a>>) -> Result<Vec<f32>> {
+        let mut all = self.embed_batch(&[source.into()])?;
+        Ok(all.pop().expect("one source has one vector"))
+    }
+
+    /// As [`T5::embed_batch`].
+    ///
+    /// # Errors
+    /// As [`T5::embed_batch`].
+    pub fn embed_batch(&mut self, sources: &[Source<'_>]) -> Result<Vec<Vec<f32>>> {
+        self.t5.embed_batch_at(&mut self.desk, sources)
     }
 
     /// As [`T5::encode`].

@@ -5,6 +5,8 @@
 //! process, all threads; since others (the harness, a helper that a busy machine sent home and a region calls again) only
 //! ever add to them, the least of several runs is compared.
 
+#![allow(unsafe_code)] // the allocator that counts
+
 mod common;
 
 use common::{data, json, many_words};

@@ -197,6 +197,18 @@ fn from_owned_equals_open_and_keep_lets_go_of_all_but_the_kept() {
 }
 
 #[test]
+fn read_equals_open_and_does_not_care_what_becomes_of_the_files() {
+    for folder in ["odd-sizes", "pytorch-bin", "legacy-bin", "sharded-safetensors"] {
+        let copy = copy_of(folder);
+        let read = Checkpoint::read(copy.path()).unwrap();
+        for entry in fs::read_dir(copy.path()).unwrap() {
+            fs::OpenOptions::new().write(true).open(entry.unwrap().path()).unwrap().set_len(0).unwrap();
+        }
+        assert_eq!(contents(&read), contents(&open(folder)), "{folder}");
+    }
+}
+
+#[test]
 fn keep_leaves_weights_that_are_no_memory_of_their_own() {
     let dir = goldens().join("bf16");
     let weights: &'static [u8] = fs::read(dir.join("model.safetensors")).unwrap().leak();

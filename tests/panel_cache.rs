@@ -203,3 +203,16 @@ fn a_cache_that_cannot_be_is_an_error_and_one_that_cannot_be_written_a_note() {
     let note = t5.notes().join("\n");
     assert!(note.contains("panel cache") && note.contains("-layers.panels"), "{note}");
 }
+
+#[test]
+fn a_model_that_was_read_does_not_care_what_becomes_of_the_files() {
+    let (folder, cache) = (Folder::of("goldens/v1_0-relu-tied"), tempfile::tempdir().unwrap());
+    let sources = sources("goldens/v1_0-relu-tied");
+    let expected = answers(&folder.open().unwrap(), &sources);
+    cached(folder.path(), cache.path());
+    let read = T5::open_with(folder.path(), &Load { no_mmap: true, ..load(cache.path()) }).unwrap();
+    for file in files(cache.path()).into_iter().chain([folder.path().join("model.safetensors")]) {
+        std::fs::OpenOptions::new().write(true).open(file).unwrap().set_len(0).unwrap();
+    }
+    assert_eq!(answers(&read, &sources), expected);
+}

@@ -8,6 +8,14 @@ use std::path::Path;
 
 use crate::Error;
 
+/// How a file of weights gets into memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Mapped; without the feature `mmap` read.
+    Map,
+    Read,
+}
+
 /// All bytes of one file.
 pub(crate) enum Bytes {
     #[cfg(feature = "mmap")]
@@ -17,22 +25,14 @@ pub(crate) enum Bytes {
 }
 
 impl Bytes {
-    /// The whole file at `path`: mapped with the feature `mmap`, else read.
-    pub(crate) fn open(path: &Path) -> Result<Bytes, Error> {
-        Bytes::open_with_metadata(path).map(|(bytes, _)| bytes)
-    }
-
-    /// [`Bytes::open`], and what the system says about the file that was opened.
-    pub(crate) fn open_with_metadata(path: &Path) -> Result<(Bytes, Metadata), Error> {
+    /// The whole file at `path`, and what the system says about it.
+    pub(crate) fn open(path: &Path, access: Access) -> Result<(Bytes, Metadata), Error> {
         let file = open_regular(path)?;
         let metadata = file.metadata().map_err(io_error(path))?;
-        #[cfg(feature = "mmap")]
-        let bytes = crate::mmap::Map::new(&file).map(Bytes::Mapped);
-        #[cfg(not(feature = "mmap"))]
-        let bytes = {
-            let mut file = file;
-            let mut all = Vec::new();
-            file.read_to_end(&mut all).map(|_| Bytes::Owned(Box::new(all)))
+        let bytes = match access {
+            #[cfg(feature = "mmap")]
+            Access::Map => crate::mmap::Map::new(&file).map(Bytes::Mapped),
+            _ => read_all(file, metadata.len()),
         };
         Ok((bytes.map_err(io_error(path))?, metadata))
     }
@@ -64,6 +64,15 @@ impl fmt::Debug for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} bytes", self.len())
     }
+}
+
+/// Reads a file; that there is no memory for it is an error as any other.
+fn read_all(mut file: File, size: u64) -> io::Result<Bytes> {
+    let mut all = Vec::new();
+    all.try_reserve_exact(usize::try_from(size).unwrap_or(usize::MAX)).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    // Not more than there is room for, should the file grow meanwhile.
+    file.by_ref().take(size).read_to_end(&mut all)?;
+    Ok(Bytes::Owned(Box::new(all)))
 }
 
 /// A text file of at most `limit` bytes; `file` is its name in messages.

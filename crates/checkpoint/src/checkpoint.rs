@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::bytes::{self, Bytes};
+use crate::bytes::{self, Access, Bytes};
 use crate::config::{self, Config};
 use crate::error::Error;
 use crate::tensors::{Found, Tensor, Tensors};
@@ -29,6 +29,7 @@ pub struct Checkpoint {
     generation_config: Option<String>,
     /// The weight file, or the index of its shards, for messages about what is missing.
     weights: String,
+    pub(crate) access: Access,
     pub(crate) tensors: Tensors,
 }
 
@@ -37,11 +38,26 @@ impl Checkpoint {
     ///
     /// Weights are taken from the first that exists of `model.safetensors`, `model.safetensors.index.json` (shards),
     /// `pytorch_model.bin`, `pytorch_model.bin.index.json` (shards). They are mapped (feature `mmap`), so nobody may
-    /// shorten or rewrite the weight files while the checkpoint lives; replacing them by renaming is fine.
+    /// shorten or rewrite the weight files while the checkpoint lives; replacing them by renaming is fine. The system kills
+    /// a process that reads a mapped file behind its new end (SIGBUS on Unix); where others may write to the folder, use
+    /// [`Checkpoint::read`].
     ///
     /// # Errors
     /// Any [`Error`], before a single number is read: the files' structure is checked as a whole.
     pub fn open(dir: &Path) -> Result<Checkpoint, Error> {
+        Checkpoint::open_as(dir, Access::Map)
+    }
+
+    /// [`Checkpoint::open`] with weights that are read into memory, not mapped: what happens to the files afterwards changes
+    /// nothing. Takes memory of the files' size until [`Checkpoint::keep`].
+    ///
+    /// # Errors
+    /// As for [`Checkpoint::open`].
+    pub fn read(dir: &Path) -> Result<Checkpoint, Error> {
+        Checkpoint::open_as(dir, Access::Read)
+    }
+
+    fn open_as(dir: &Path, access: Access) -> Result<Checkpoint, Error> {
         match std::fs::metadata(dir) {
             Ok(metadata) if metadata.is_dir() => {}
             other => {
@@ -58,8 +74,8 @@ impl Checkpoint {
             true => Some(bytes::read_text(&generation_path, GENERATION_CONFIG, LARGEST_GENERATION_CONFIG)?),
             false => None,
         };
-        let (weights, tensors) = open_weights(dir, "")?;
-        Ok(Checkpoint::new(Some(dir), config, generation_config, weights, tensors))
+        let (weights, tensors) = open_weights(dir, "", access)?;
+        Ok(Checkpoint::new(Some((dir, access)), config, generation_config, weights, tensors))
     }
 
     /// A checkpoint from memory, such as one that is part of the program: the texts of config.json and, if there is
@@ -98,7 +114,7 @@ impl Checkpoint {
     }
 
     fn new(
-        dir: Option<&Path>,
+        from: Option<(&Path, Access)>,
         mut config: Config,
         generation_config: Option<String>,
         weights: String,
@@ -106,7 +122,9 @@ impl Checkpoint {
     ) -> Checkpoint {
         let has_decoder = tensors.names().any(|name| name.starts_with("decoder.block."));
         config.settle_architecture(|name| tensors.contains(name), has_decoder);
-        Checkpoint { dir: dir.map(Path::to_owned), config, generation_config, weights, tensors }
+        let (dir, access) = from.unzip();
+        let access = access.unwrap_or(Access::Read);
+        Checkpoint { dir: dir.map(Path::to_owned), config, generation_config, weights, access, tensors }
     }
 
     /// What config.json says.
@@ -172,7 +190,7 @@ impl fmt::Debug for Checkpoint {
 }
 
 /// The first form of weights that the folder has: the name for messages, which begins with `shown`, and the tensors.
-pub(crate) fn open_weights(dir: &Path, shown: &str) -> Result<(String, Tensors), Error> {
+pub(crate) fn open_weights(dir: &Path, shown: &str, access: Access) -> Result<(String, Tensors), Error> {
     for (single, index, read) in FORMS {
         let (name, files) = if dir.join(single).exists() {
             (single, vec![single.to_owned()])
@@ -184,7 +202,7 @@ pub(crate) fn open_weights(dir: &Path, shown: &str) -> Result<(String, Tensors),
         let mut tensors = Tensors::default();
         for file in files {
             let path = dir.join(&file);
-            let (bytes, metadata) = Bytes::open_with_metadata(&path)?;
+            let (bytes, metadata) = Bytes::open(&path, access)?;
             let file = format!("{shown}{file}");
             if bytes.starts_with(b"version https://git-lfs") {
                 return Err(Error::malformed(

@@ -18,8 +18,10 @@
 //! crate panic, run anything, or take more memory than the files' size
 //! and 64 MB (twice the size for a `.bin` whose tensors are not contiguous, since those are copied).
 
-#![deny(unsafe_code)] // allowed in mmap.rs alone
 #![deny(missing_docs)]
+
+#[cfg(target_endian = "big")]
+compile_error!("tiny-t5 reads weights as they lie in their files, little endian: big-endian targets are not supported");
 
 mod bytes;
 mod checkpoint;

@@ -12,7 +12,7 @@ use std::path::{Component, Path};
 
 use serde_json::{Map, Value};
 
-use crate::bytes;
+use crate::bytes::{self, Access};
 use crate::checkpoint::open_weights;
 use crate::error::{Error, shown};
 use crate::tensors::{Tensor, Tensors};
@@ -121,7 +121,7 @@ impl Dense {
             }
         };
         let (in_features, out_features) = (features("in_features")?, features("out_features")?);
-        let (weights, tensors) = open_weights(&dir.join(path), &format!("{path}/"))?;
+        let (weights, tensors) = open_weights(&dir.join(path), &format!("{path}/"), Access::Read)?;
         Ok(Dense { in_features, out_features, tanh, bias, file: weights, config: file, tensors })
     }
 

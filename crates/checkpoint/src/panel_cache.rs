@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
-use crate::bytes::Bytes;
+use crate::bytes::{Access, Bytes};
 use crate::{Checkpoint, Error};
 
 const MAGIC: &[u8; 16] = b"tiny-t5 panels 1";
@@ -46,6 +46,7 @@ pub type Sum<'a> = &'a dyn Fn(&[u8]) -> u128;
 pub struct PanelCache {
     dir: PathBuf,
     key: String,
+    access: Access,
 }
 
 /// An entry, checked.
@@ -94,7 +95,7 @@ impl PanelCache {
         };
         let config = serde_json::Value::from(checkpoint.config().raw.clone());
         let key = format!("{:032x}", sum(format!("{maker}\n{content}\n{config}").as_bytes()));
-        Ok(Some(PanelCache { dir: dir.to_owned(), key }))
+        Ok(Some(PanelCache { dir: dir.to_owned(), key, access: checkpoint.access }))
     }
 
     fn path(&self, what: &str) -> PathBuf {
@@ -104,7 +105,7 @@ impl PanelCache {
     /// The entry `what`; none where there is none or it is damaged.
     #[must_use]
     pub fn get(&self, what: &str, sum: Sum<'_>) -> Option<Panels> {
-        let bytes = Bytes::open(&self.path(what)).ok()?;
+        let bytes = Bytes::open(&self.path(what), self.access).ok()?.0;
         let header: &[u8; HEADER] = bytes.first_chunk()?;
         let number = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"));
         let notes = HEADER..HEADER.checked_add(usize::try_from(number(16)).ok()?)?;

@@ -65,6 +65,9 @@ pub(crate) struct ModelArgs {
     /// A folder where packed weights are kept, so that later starts pack nothing
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
+    /// Read weight files instead of mapping them, so that they may change meanwhile
+    #[arg(long)]
+    no_mmap: bool,
 }
 
 /// How wide weights are kept.
@@ -98,7 +101,7 @@ impl ModelArgs {
             Width::Int8 => Dtype::Int8,
         };
         let (threads, max_source_tokens, cache) = (self.threads, self.max_source_tokens, self.cache.clone());
-        let load = Load { dtype, threads, max_source_tokens, cache };
+        let load = Load { dtype, threads, max_source_tokens, cache, no_mmap: self.no_mmap };
         let t5 = match &self.model {
             Some(model) => T5::open_with(model, &load)?,
             None => T5::embedded(&load)?,

@@ -9,6 +9,11 @@
 //!
 //! The crate knows no T5 and no file. [`Isa`] chooses the instruction set, [`Team`] the threads.
 
+#![allow(unsafe_code)] // loads, stores and disjoint outputs; each block says who vouches for it
+
+#[cfg(target_endian = "big")]
+compile_error!("tiny-t5 reads weights as they lie in their files, little endian: big-endian targets are not supported");
+
 mod activation;
 mod arena;
 mod attention;

@@ -295,7 +295,7 @@ impl Shared {
 
 struct SendPtr<T>(*mut T);
 
-// SAFETY: used by `run_with` only, which hands each worker another element of a `[T]` with `T: Send`.
+// SAFETY: used by `run_with` and `chunks_mut` only, which hand each worker another part of a `[T]` with `T: Send`.
 unsafe impl<T: Send> Sync for SendPtr<T> {}
 
 impl<T> SendPtr<T> {

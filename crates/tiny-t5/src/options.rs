@@ -36,6 +36,11 @@ pub struct Load {
     /// disk as the weights, an entry is made anew where the checkpoint changed, and the folder may be emptied at any time. Who may
     /// write there decides what the model computes, as with the checkpoint itself. Models from memory are not kept.
     pub cache: Option<PathBuf>,
+    /// Read weight files and cache entries into memory instead of mapping them. A mapped file must not be shortened or rewritten
+    /// while the model lives (renaming another into its place is fine): the system kills a process that reads behind a mapped
+    /// file's new end (SIGBUS on Unix). Reading costs the time of a copy, and memory of the files' size while they load; the
+    /// embedding stays in memory of the process.
+    pub no_mmap: bool,
 }
 
 /// A value that JSON writes alone or as a list.

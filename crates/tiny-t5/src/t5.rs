@@ -165,7 +165,7 @@ impl T5 {
             Some(name) => names::resolve(name)?,
             None => path.to_owned(),
         };
-        let checkpoint = Checkpoint::open(&folder)?;
+        let checkpoint = if load.no_mmap { Checkpoint::read(&folder)? } else { Checkpoint::open(&folder)? };
         let config = checkpoint.config();
         let (class, vocab_size) = (config.tokenizer_class.clone(), config.vocab_size);
         let open_tokenizer = move || {

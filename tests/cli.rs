@@ -1030,3 +1030,92 @@ fn cli_family_refuses_names_that_are_none() {
     assert_eq!(failure(tiny_t5(&["family", "--all", "t5-small"])).0, 2);
     assert_eq!(failure(tiny_t5(&["family", "--source", "-1"])).0, 2);
 }
+
+/// A shape whose measurement takes a moment.
+const QUICK: &str = "t5-efficient-tiny-nl1-dm64-ff64-nh1";
+
+#[test]
+fn cli_report_measures_a_shape_beside_the_machines_limits() {
+    let args =
+        ["report", QUICK, "--budget", "1s", "--threads", "1", "--batch", "1,3", "--source", "8", "--target", "4"];
+    let report = json_of(tiny_t5(&args));
+    assert_eq!(
+        (&report["source"], &report["target"], &report["skipped"]),
+        (&8.into(), &4.into(), &Value::Array(vec![]))
+    );
+    assert!(report["machine"]["processor"].is_string() && report["machine"]["load_average"].is_array());
+    let [row] = &report["shapes"].as_array().unwrap()[..] else { panic!("{report}") };
+    assert_eq!((&row["name"], &row["dtype"], &row["threads"]), (&QUICK.into(), &"f32".into(), &1.into()));
+    assert_eq!(row["parameters"]["total"], json_of(tiny_t5(&["family", QUICK]))[0]["parameters"]["total"]);
+    for key in ["encode_ms", "first_token_ms", "token_ms", "total_ms"] {
+        let at = |part: &str| row[key][part].as_f64().unwrap();
+        assert!(0.0 < at("low") && at("low") <= at("median") && at("median") <= at("high"), "{key}: {row}");
+        assert!(row[key]["runs"].as_u64().unwrap() >= 2, "{key}: {row}");
+    }
+    let sizes: Vec<_> = row["batches"].as_array().unwrap().iter().map(|batch| batch["size"].clone()).collect();
+    assert_eq!(sizes, [1, 3]);
+    // The head reads an int8 screen of 32128 x 64, the block 4 bytes a weight.
+    let limits = &row["roofline"];
+    let bytes = limits["step_bytes"].as_u64().unwrap();
+    assert!((32_128 * 64..32_128 * 64 * 2).contains(&bytes), "{limits}");
+    for key in ["fma_peak", "read_bandwidth", "encode_share", "token_share"] {
+        assert!(limits[key].as_f64().unwrap() > 0.0, "{key}: {limits}");
+    }
+    assert!(row["encode_ms"]["median"].as_f64() < row["total_ms"]["median"].as_f64(), "{row}");
+
+    let csv = answer(&[&args[..], &["--csv"]].concat());
+    let lines: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();
+    assert_eq!((lines.len(), lines[0].len(), lines[1][0]), (2, lines[1].len(), QUICK));
+    let table = answer(&args);
+    assert!(table.lines().any(|line| line.starts_with(QUICK) && line.contains(" 2.1M ")), "{table}");
+}
+
+#[test]
+fn cli_report_leaves_out_what_has_no_room() {
+    let args = ["report", QUICK, "t5-11b", "t5-efficient-tiny-skv", "--budget", "1s"];
+    let report = json_of(tiny_t5(&args));
+    let why = |i: usize| report["skipped"][i]["why"].as_str().unwrap().to_owned();
+    assert!(why(0).contains("--memory-limit is 4000 MB"), "{report}");
+    assert!(why(1).contains("cannot be loaded"), "{report}");
+    fails(&["report", QUICK, "--memory-limit", "1MB"], 1, &["nothing was measured", QUICK, "--memory-limit is 1 MB"]);
+    fails(&["report", "t5-enormous"], 1, &["t5-enormous"]);
+    fails(&["report", "--model", "no/such/folder", "--budget", "1s"], 1, &["no/such/folder"]);
+    for (option, value) in
+        [("--budget", "5h"), ("--memory-limit", "much"), ("--batch", "0"), ("--dtype", "f8"), ("--source", "0")]
+    {
+        fails(&["report", QUICK, option, value], 2, &[option, value]);
+    }
+}
+
+#[test]
+fn cli_family_fit_lists_what_fits_and_keeps_its_calibration() {
+    let cache = tempfile::tempdir().unwrap();
+    let fit = |terms: &str, args: &[&str]| {
+        let mut command = tiny_t5(&[&["family", "--fit", terms], args].concat());
+        command.env("XDG_CACHE_HOME", cache.path());
+        json_of(command)
+    };
+    let terms = "parameters<20M,threads=1,source=32,target=8";
+    let found = fit(terms, &[]);
+    let totals: Vec<u64> =
+        found["shapes"].as_array().unwrap().iter().map(|shape| shape["parameters"].as_u64().unwrap()).collect();
+    assert!(
+        totals.len() > 5 && totals.iter().all(|n| *n < 20_000_000) && totals.is_sorted_by(|a, b| a >= b),
+        "{totals:?}"
+    );
+    assert_eq!(found["calibration"]["bandwidth"].as_array().unwrap().len(), 6);
+    assert_eq!((&found["source"], &found["target"]), (&32.into(), &8.into()));
+    let file = cache.path().join("tiny-t5/calibration-1-f32.json");
+    assert!(file.is_file());
+    assert_eq!(fit(terms, &[]), found, "from the kept calibration, the same again");
+    // One of another version is made again.
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace(&format!("\"version\":\"{}\"", env!("CARGO_PKG_VERSION")), "\"version\":\"0\""))
+        .unwrap();
+    assert_eq!(fit(terms, &[])["calibration"]["version"], env!("CARGO_PKG_VERSION"));
+    // Of two limits both hold, and deeper stacks take longer.
+    let two = fit("parameters<20M,latency<1000s,threads=1", &["t5-efficient-tiny-nl8", "t5-efficient-tiny"]);
+    assert_eq!(two["shapes"].as_array().unwrap().len(), 1, "{two}");
+    let (code, error) = failure(tiny_t5(&["family", "--fit", "depth<5"]));
+    assert!(code == 2 && error.contains("depth<5"), "{error}");
+}

@@ -18,6 +18,8 @@ mod encode;
 mod failure;
 #[path = "../src/family.rs"]
 mod family;
+#[path = "../src/fit.rs"]
+mod fit;
 #[path = "../src/generate.rs"]
 mod generate;
 #[path = "../src/infill.rs"]
@@ -30,6 +32,8 @@ mod input;
 mod options;
 #[path = "../src/output.rs"]
 mod output;
+#[path = "../src/report/mod.rs"]
+mod report;
 #[path = "../src/score.rs"]
 mod score;
 

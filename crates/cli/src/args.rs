@@ -1,14 +1,11 @@
 //! What the command line may say, and which command it means.
 
 use crate::failure::Failure;
-use crate::{bench, classify, encode, family, generate, infill, info, output, score};
+use crate::{bench, classify, encode, family, generate, infill, info, output, report, score};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use tiny_t5::{Dtype, Load, T5};
-
-/// Commands that this version does not have, and that are no texts either.
-const LATER: [&str; 1] = ["report"];
 
 #[derive(Debug, Parser)]
 #[command(name = "tiny-t5", version, about, long_about = None)]
@@ -38,6 +35,11 @@ pub(crate) enum Command {
     Info(info::Args),
     /// What the shapes of the T5 family cost, by name, without weights
     Family(family::Args),
+    /// Measure shapes of the T5 family on this machine: a table, JSON, CSV, a page with pictures
+    Report(report::Args),
+    /// What `report` starts for each shape
+    #[command(hide = true)]
+    ReportChild(report::ChildArgs),
     /// Measure speed with fixed work, for comparing engines
     Bench(bench::Args),
 }
@@ -85,6 +87,19 @@ pub(crate) enum Width {
     Int8,
 }
 
+impl Width {
+    /// As the library has it.
+    pub(crate) fn dtype(self) -> Dtype {
+        match self {
+            Width::Auto => Dtype::Auto,
+            Width::F32 => Dtype::F32,
+            Width::Bf16 => Dtype::Bf16,
+            Width::F16 => Dtype::F16,
+            Width::Int8 => Dtype::Int8,
+        }
+    }
+}
+
 impl ModelArgs {
     /// Loads the model, and says what was noticed while loading.
     pub(crate) fn open(&self) -> Result<T5, Failure> {
@@ -93,13 +108,7 @@ impl ModelArgs {
 
     /// [`ModelArgs::open`] with another width of weights.
     pub(crate) fn open_as(&self, width: Width) -> Result<T5, Failure> {
-        let dtype = match width {
-            Width::Auto => Dtype::Auto,
-            Width::F32 => Dtype::F32,
-            Width::Bf16 => Dtype::Bf16,
-            Width::F16 => Dtype::F16,
-            Width::Int8 => Dtype::Int8,
-        };
+        let dtype = width.dtype();
         let (threads, max_source_tokens, cache) = (self.threads, self.max_source_tokens, self.cache.clone());
         let load = Load { dtype, threads, max_source_tokens, cache, no_mmap: self.no_mmap };
         let t5 = match &self.model {
@@ -127,7 +136,7 @@ impl std::str::FromStr for Ids {
     }
 }
 
-fn at_least_one(text: &str) -> Result<usize, String> {
+pub(crate) fn at_least_one(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "expected a whole number, at least 1".into())
 }
 
@@ -140,14 +149,14 @@ pub(crate) fn command() -> clap::Command {
 pub(crate) fn parse(argv: impl Iterator<Item = OsString>) -> Result<Command, Failure> {
     let mut command = command();
     command.build();
-    let argv = with_command(argv.collect(), &command)?;
+    let argv = with_command(argv.collect(), &command);
     let matches = command.try_get_matches_from(argv)?;
     Ok(Cli::from_arg_matches(&matches)?.command)
 }
 
 /// The command line with the command in first place: the first word, where it is a command, else `generate`. A flag's `true`
 /// or `false` is joined to it on the way, since a text may stand there as well.
-fn with_command(argv: Vec<OsString>, cli: &clap::Command) -> Result<Vec<OsString>, Failure> {
+fn with_command(argv: Vec<OsString>, cli: &clap::Command) -> Vec<OsString> {
     let mut argv = argv.into_iter().peekable();
     let mut out: Vec<OsString> = vec![argv.next().unwrap_or_else(|| "tiny-t5".into())];
     let mut command: Option<OsString> = None;
@@ -162,7 +171,7 @@ fn with_command(argv: Vec<OsString>, cli: &clap::Command) -> Result<Vec<OsString
             Some("--help" | "-h" | "--version" | "-V") if out.len() == 1 && command.is_none() => {
                 out.push(arg);
                 out.extend(argv);
-                return Ok(out);
+                return out;
             }
             Some(option) if option.starts_with('-') && option != "-" => {
                 let takes = Takes::of(option, cli);
@@ -182,10 +191,6 @@ fn with_command(argv: Vec<OsString>, cli: &clap::Command) -> Result<Vec<OsString
                 let is_command = word.is_some_and(|word| word == "help" || cli.find_subcommand(word).is_some());
                 match &command {
                     None if is_command => command = Some(arg),
-                    None if word.is_some_and(|word| LATER.contains(&word)) => {
-                        let line = format!("{}: not there yet; for the text, write `--` before it", arg.display());
-                        return Err(Failure::Usage(line));
-                    }
                     _ => {
                         command.get_or_insert_with(|| "generate".into());
                         out.push(arg);
@@ -195,7 +200,7 @@ fn with_command(argv: Vec<OsString>, cli: &clap::Command) -> Result<Vec<OsString
         }
     }
     out.insert(1, command.unwrap_or_else(|| "generate".into()));
-    Ok(out)
+    out
 }
 
 /// What follows an option.

@@ -1,6 +1,7 @@
 //! `tiny-t5 family`: what the shapes of the T5 family cost, by name, without weights.
 
 use crate::failure::Failure;
+use crate::fit::Fit;
 use crate::info::{self, Lengths, grouped, print_row};
 use crate::output::Output;
 use serde::Serialize;
@@ -18,8 +19,12 @@ pub(crate) struct Args {
     /// Print one JSON array of all shapes
     #[arg(long)]
     json: bool,
+    /// The shapes that fit a budget on this machine, those with most parameters first: latency<5ms,source=64,target=32; also
+    /// first<, token<, memory<, parameters<, threads=, dtype=. The first time measures this machine for a few seconds
+    #[arg(long, value_name = "TERMS", conflicts_with_all = ["all", "source", "target"])]
+    fit: Option<Fit>,
     /// Print the formulas of these numbers
-    #[arg(long, conflicts_with_all = ["names", "all", "json"])]
+    #[arg(long, conflicts_with_all = ["names", "all", "json", "fit"])]
     explain: bool,
     #[command(flatten)]
     lengths: Lengths,
@@ -72,6 +77,9 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     if args.explain {
         out.line(FORMULAS.trim_end())?;
         return out.flush();
+    }
+    if let Some(fit) = &args.fit {
+        return fit.run(&args.names, args.json);
     }
     let listed = if args.names.is_empty() { tiny_t5::family(args.all) } else { Vec::new() };
     let shapes = args.names.iter().chain(&listed).map(|name| Shape::named(name)).collect::<Result<Vec<_>, _>>()?;

@@ -3,7 +3,7 @@
 use crate::args::ModelArgs;
 use crate::failure::Failure;
 use crate::output::{Output, joined};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tiny_t5::{Activation, Architecture, Config, ModelType, T5};
 
 /// Tokens of source and target that nobody will want; their FLOPs would not fit a number.
@@ -51,17 +51,17 @@ struct Info {
     threads: usize,
 }
 
-#[derive(Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Shape {
-    vocab_size: usize,
-    d_model: usize,
-    d_kv: usize,
-    d_ff: usize,
-    num_layers: usize,
-    num_decoder_layers: usize,
-    num_heads: usize,
-    relative_attention_num_buckets: usize,
-    relative_attention_max_distance: usize,
+    pub(crate) vocab_size: usize,
+    pub(crate) d_model: usize,
+    pub(crate) d_kv: usize,
+    pub(crate) d_ff: usize,
+    pub(crate) num_layers: usize,
+    pub(crate) num_decoder_layers: usize,
+    pub(crate) num_heads: usize,
+    pub(crate) relative_attention_num_buckets: usize,
+    pub(crate) relative_attention_max_distance: usize,
 }
 
 impl Shape {
@@ -94,13 +94,13 @@ impl Shape {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Parameters {
-    total: u64,
-    embedding: u64,
-    encoder: u64,
-    decoder: u64,
-    head: u64,
+    pub(crate) total: u64,
+    pub(crate) embedding: u64,
+    pub(crate) encoder: u64,
+    pub(crate) decoder: u64,
+    pub(crate) head: u64,
 }
 
 impl Parameters {
@@ -132,15 +132,15 @@ struct Bytes {
     int8: u64,
 }
 
-#[derive(Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Flops {
-    source: u64,
-    target: u64,
-    total: u64,
-    encoder: u64,
-    cross: u64,
-    decoder: u64,
-    head: u64,
+    pub(crate) source: u64,
+    pub(crate) target: u64,
+    pub(crate) total: u64,
+    pub(crate) encoder: u64,
+    pub(crate) cross: u64,
+    pub(crate) decoder: u64,
+    pub(crate) head: u64,
 }
 
 impl Flops {

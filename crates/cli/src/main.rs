@@ -7,7 +7,8 @@
 //! | `input` | sources: texts, ids, lines of a file; progress |
 //! | `output` | lines on standard output, notes on standard error |
 //! | `failure` | what went wrong, and the exit code that says so |
-//! | `generate`, `score`, `encode`, `classify`, `infill`, `info`, `family`, `bench` | a command each |
+//! | `generate`, `score`, `encode`, `classify`, `infill`, `info`, `family`, `report`, `bench` | a command each |
+//! | `fit` | `family --fit`: shapes that fit a budget |
 
 #![forbid(unsafe_code)]
 
@@ -17,12 +18,14 @@ mod classify;
 mod encode;
 mod failure;
 mod family;
+mod fit;
 mod generate;
 mod infill;
 mod info;
 mod input;
 mod options;
 mod output;
+mod report;
 mod score;
 
 use args::Command;
@@ -53,6 +56,8 @@ fn run() -> Result<(), Failure> {
         Command::Infill(args) => infill::run(args),
         Command::Info(args) => info::run(args),
         Command::Family(args) => family::run(args),
+        Command::Report(args) => report::run(args),
+        Command::ReportChild(args) => report::measure::run_child(&args),
         Command::Bench(args) => bench::run(args),
     }
 }

@@ -48,6 +48,7 @@
 //! | what it is and costs | [`T5::config`], [`T5::parameters`], [`T5::flops`] |
 //! | any shape with random weights, to measure it | [`T5::random`] |
 //! | a search of your own: encoder, decoder, caches | [`lowlevel`] |
+//! | what this machine can do at most, what a shape would take | [`Machine`], [`Calibration`] |
 //! | text to ids and back | [`T5::tokenizer`], [`tokenizer::Tokenizer`] |
 //!
 //! A [`Source`] is a text or a list of ids, so everything works without a tokenizer. Each call has its options in one plain
@@ -91,6 +92,7 @@
 #![deny(missing_docs)]
 
 mod cache;
+mod calibration;
 mod classify;
 mod complexity;
 mod decoder;
@@ -107,6 +109,7 @@ mod info;
 mod kv_cache;
 mod lm_head;
 pub mod lowlevel;
+mod machine;
 mod model;
 mod options;
 mod random;
@@ -124,6 +127,7 @@ mod weights;
 #[doc = include_str!("../docs/EXTENDING.md")]
 pub mod extending {}
 
+pub use calibration::{Calibration, Prediction};
 pub use classify::Classification;
 pub use complexity::{DecodedToken, FORMULAS, Flops, Parameters};
 pub use embed::{Encoding, normalized};
@@ -131,6 +135,7 @@ pub use error::{Error, Result};
 pub use family::{Shape, family};
 pub use generate::{Choices, Chosen, Context, Custom, Finish, Timings, TokenLogprob};
 pub use infill::Infilled;
+pub use machine::{Machine, Memory, StepBytes, processor};
 pub use options::{Dtype, EarlyStopping, Generate, Load, OneOrMany, Speculation};
 pub use score::{Logits, Score};
 pub use session::Session;

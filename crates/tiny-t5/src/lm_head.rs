@@ -13,6 +13,7 @@ use crate::stack::{Exec, room};
 use crate::weights::{self, Matrix, Packed, Plan, RELEASE_BYTES};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use tiny_t5_checkpoint::Config;
 use tiny_t5_kernels::{
     Arena, ColumnScales, Epilogue, LANES, Query, SCREEN_MAX_K, SCREEN_ROWS, Screen, chains, first_max, pack_screen,
     padded, screen_bytes, screen_digits, survivors,
@@ -124,9 +125,7 @@ impl LmHead {
     }
 
     fn screen(&self, model: &Model, exec: Exec<'_>) -> Result<Option<&Packing>> {
-        let (n, k) = (model.config().vocab_size, model.config().d_model);
-        // With int8 weights the full product reads no more than the screen.
-        if n * k < SCREEN_FROM || k > SCREEN_MAX_K || model.dtype == Dtype::Int8 {
+        if !LmHead::is_screened(model.config(), model.dtype) {
             return Ok(None);
         }
         if let Some(screen) = self.screen.get() {
@@ -137,6 +136,12 @@ impl LmHead {
             None => self.pack_screen(model, exec)?,
         };
         Ok(self.screen.get_or_init(|| packing).as_ref())
+    }
+
+    /// Whether greedy search goes through a screen: with int8 weights the full product reads no more.
+    pub(crate) fn is_screened(config: &Config, dtype: Dtype) -> bool {
+        let (n, k) = (config.vocab_size, config.d_model);
+        n.saturating_mul(k) >= SCREEN_FROM && k <= SCREEN_MAX_K && dtype != Dtype::Int8
     }
 
     /// Whether a search has used the screen.

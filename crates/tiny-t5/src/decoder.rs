@@ -5,6 +5,7 @@ use crate::model::Model;
 use crate::stack::{BiasTables, Exec, Scratch, Stack, room};
 use crate::weights::Packed;
 use std::ops::Range;
+use std::time::{Duration, Instant};
 use tiny_t5_kernels::{Attention, Epilogue, attention};
 
 /// Buffers of the decoder, kept from call to call.
@@ -19,6 +20,8 @@ pub(crate) struct DecoderState {
     pub(crate) hidden: Vec<f32>,
     /// Sequences that share a source, in the order of the call's rows.
     groups: Vec<Feed>,
+    /// Time in attention since somebody took it.
+    pub(crate) attention: Duration,
 }
 
 /// New tokens of one sequence.
@@ -99,7 +102,7 @@ pub(crate) fn decode(
     let shape = model.shape;
     let (stride, inner) = (shape.stride(), shape.heads.width());
     let rows = ids.len();
-    let DecoderState { bias, caches, sources, hidden, groups } = state;
+    let DecoderState { bias, caches, sources, hidden, groups, attention: spent } = state;
     let longest = feeds.iter().map(|f| caches[f.cache].len() + f.rows.len()).max().unwrap_or(1);
     bias.cover(decoder, shape, false, longest);
     scratch.for_team(exec.team);
@@ -127,7 +130,9 @@ pub(crate) fn decode(
                 Attention { rows: rows.clone(), position, keys, bias: Some(table), causal: true }
             };
             let queries = (&*qkv, 3 * inner);
+            let start = Instant::now();
             attention(exec.isa, exec.team, shape.kernel_heads(), queries, feeds.len(), sequence, attended, scores);
+            *spent += start.elapsed();
             exec.product(attended, rows, packed.panels(&block.o), Epilogue::Add, x);
 
             if let Some(cross) = &block.cross {
@@ -140,7 +145,9 @@ pub(crate) fn decode(
                     Attention { rows: rows.clone(), position: 0, keys, bias: None, causal: false }
                 };
                 let queries = (&*q, inner);
+                let start = Instant::now();
                 attention(exec.isa, exec.team, shape.kernel_heads(), queries, groups.len(), sequence, attended, scores);
+                *spent += start.elapsed();
                 exec.product(attended, rows, packed.panels(&cross.o), Epilogue::Add, x);
             }
         }

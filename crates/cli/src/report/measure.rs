@@ -130,7 +130,10 @@ impl Stat {
 /// Where the time of a decoded token goes: medians, in milliseconds.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Token {
+    /// The decoder's blocks, attention left out.
     pub(super) layers_ms: f64,
+    /// Attention over cached keys and values, projections left out.
+    pub(super) attention_ms: f64,
     pub(super) head_ms: f64,
     pub(super) rest_ms: f64,
 }
@@ -171,6 +174,7 @@ struct Times {
     token: Vec<f64>,
     total: Vec<f64>,
     layers: Vec<f64>,
+    attention: Vec<f64>,
     head: Vec<f64>,
     rest: Vec<f64>,
     peak: Vec<f64>,
@@ -273,7 +277,8 @@ impl<'a> Work<'a> {
         let decode = (ms - generated.encode_ms - generated.cross_ms).max(0.0);
         times.total.push(ms);
         times.token.push(per_token(decode));
-        times.layers.push(per_token(generated.layers_ms));
+        times.layers.push(per_token(generated.layers_ms - generated.attention_ms));
+        times.attention.push(per_token(generated.attention_ms));
         times.head.push(per_token(generated.head_ms));
         times.rest.push(per_token((decode - generated.layers_ms - generated.head_ms).max(0.0)));
         Ok(())
@@ -329,6 +334,7 @@ impl<'a> Work<'a> {
             encode_tokens_per_second: source as f64 / encode_ms.median * 1e3,
             token: Token {
                 layers_ms: Stat::of(times.layers).median,
+                attention_ms: Stat::of(times.attention).median,
                 head_ms: Stat::of(times.head).median,
                 rest_ms: Stat::of(times.rest).median,
             },

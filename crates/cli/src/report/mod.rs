@@ -5,9 +5,13 @@
 //! | `plan` | which shapes are measured, within the budget of time and memory |
 //! | `measure` | one shape, in a process of its own, so that its peak memory is its own |
 //! | `table` | the results for people, and as CSV |
+//! | `page`, `plots`, `pareto` | one HTML file with pictures |
 
 pub(crate) mod measure;
+mod page;
+mod pareto;
 mod plan;
+mod plots;
 mod table;
 
 use crate::args::{Width, at_least_one};
@@ -60,6 +64,9 @@ pub(crate) struct Args {
     /// Print the calibration's predictions beside what was measured
     #[arg(long)]
     predict: bool,
+    /// Write one HTML file with pictures, which loads nothing from elsewhere
+    #[arg(long, value_name = "FILE.html", help_heading = "Output")]
+    out: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long, help_heading = "Output")]
     json: bool,
@@ -160,6 +167,9 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     if report.shapes.is_empty() {
         let why = report.skipped.first().map_or_else(|| "no shape".into(), |s| format!("{}: {}", s.name, s.why));
         return Err(Failure::Other(format!("nothing was measured: {why}")));
+    }
+    if let Some(path) = &args.out {
+        page::write(&report, path)?;
     }
     let mut out = Output::new();
     match (args.json, args.csv) {

@@ -138,6 +138,7 @@ fn columns(row: &Row) -> Vec<(String, String)> {
     }
     let numbers = [
         ("layers_ms", row.token.layers_ms),
+        ("attention_ms", row.token.attention_ms),
         ("head_ms", row.token.head_ms),
         ("rest_ms", row.token.rest_ms),
         ("fma_peak", r.fma_peak.round()),

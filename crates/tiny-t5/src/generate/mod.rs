@@ -27,7 +27,7 @@ use crate::options::{Dtype, Speculation};
 use crate::stack::{Exec, Scratch, Stack};
 use crate::weights::Packed;
 use speculate::Pace;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tiny_t5_kernels::padded;
 
 /// Positions for which memory is taken before the first step; longer texts grow it.
@@ -72,6 +72,8 @@ pub struct Timings {
     pub cross_ms: f64,
     /// The decoder's blocks, all steps.
     pub layers_ms: f64,
+    /// Attention within the blocks, projections not included.
+    pub attention_ms: f64,
     /// Hidden states to logits, all steps.
     pub head_ms: f64,
     /// Tokens that speculation guessed; see [`Speculation`].
@@ -357,8 +359,10 @@ impl<'a> Search<'a> {
     fn decode_by(&mut self, by: (&Stack, &Packed)) {
         let State { scratch, decoder, feeds, ids, .. } = &mut *self.state;
         let start = Instant::now();
+        decoder.attention = Duration::ZERO;
         decoder::decode(self.model, self.exec, scratch, decoder, by, feeds, ids);
         self.timings.layers_ms += ms(start);
+        self.timings.attention_ms += decoder.attention.as_secs_f64() * 1e3;
     }
 
     /// Decodes what was fed; the logits of its rows.

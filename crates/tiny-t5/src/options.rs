@@ -92,6 +92,7 @@ pub enum EarlyStopping {
 /// numbers; only the time differs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", expecting = "\"auto\", \"off\", \"copy\" or \"draft\"")]
+#[non_exhaustive]
 pub enum Speculation {
     /// Copies; and drafts where a step reads over 64 MB of weights, from the third search of a model on. They then take memory of
     /// about a quarter of the decoder's f32 weights.

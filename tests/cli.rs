@@ -1071,6 +1071,41 @@ fn cli_report_measures_a_shape_beside_the_machines_limits() {
 }
 
 #[test]
+fn cli_report_writes_one_page_that_loads_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("report.html");
+    let out = page.display().to_string();
+    answer(&[
+        "report",
+        QUICK,
+        "t5-efficient-tiny-nl2-dm64-ff64-nh1",
+        "--budget",
+        "2s",
+        "--source",
+        "8",
+        "--target",
+        "4",
+        "--out",
+        &out,
+    ]);
+    let html = std::fs::read_to_string(&page).unwrap();
+    for outside in ["src=", "@import", "url(", "<link rel=\"stylesheet", "fetch("] {
+        assert!(!html.contains(outside), "{outside}");
+    }
+    // The name of SVG's elements is no address that anything is loaded from.
+    let without = html.replace("xmlns=\"http://www.w3.org/2000/svg\"", "");
+    assert!(!without.contains("http:") && !without.contains("https:"));
+    for figure in ["legend", "flops", "time", "roofline", "breakdown"] {
+        let at = html.find(&format!("<figure id=\"{figure}\">")).unwrap();
+        let end = at + html[at..].find("</figure>").unwrap();
+        assert_eq!(html[at..end].matches("<svg ").count(), 2, "{figure}: wide and narrow");
+    }
+    assert_eq!(html.matches("<tr><td>tiny-nl").count(), 2, "a row a shape");
+    assert!(html.contains(env!("CARGO_PKG_VERSION")) && !html.contains("NaN"));
+    fails(&["report", QUICK, "--budget", "1s", "--out", "no/such/folder/report.html"], 1, &["--out no/such/folder"]);
+}
+
+#[test]
 fn cli_report_leaves_out_what_has_no_room() {
     let args = ["report", QUICK, "t5-11b", "t5-efficient-tiny-skv", "--budget", "1s"];
     let report = json_of(tiny_t5(&args));

@@ -110,6 +110,9 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = if args.threads.is_empty() { vec![cores] } else { args.threads.clone() };
     let plan = plan::plan(&args, &threads)?;
+    if let Some(path) = &args.out {
+        page::check(path)?; // before the time is spent
+    }
     let is_default = plan.is_default;
     let mut report = Report {
         version: env!("CARGO_PKG_VERSION"),

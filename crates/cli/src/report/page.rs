@@ -80,11 +80,19 @@ impl<'a> Line<'a> {
     }
 }
 
+/// Whether the page can be written; a page that is there stays as it is.
+pub(super) fn check(path: &Path) -> Result<(), Failure> {
+    std::fs::OpenOptions::new().append(true).create(true).open(path).map(drop).map_err(|e| failure(path, &e))
+}
+
+fn failure(path: &Path, e: &dyn std::fmt::Display) -> Failure {
+    Failure::Other(format!("--out {}: {e}", path.display()))
+}
+
 /// Writes the page of a report.
 pub(super) fn write(report: &Report, path: &Path) -> Result<(), Failure> {
-    let failure = |e: &dyn std::fmt::Display| Failure::Other(format!("--out {}: {e}", path.display()));
-    let html = html(report).map_err(|e| failure(&e))?;
-    std::fs::write(path, html).map_err(|e| failure(&e))
+    let html = html(report).map_err(|e| failure(path, &e))?;
+    std::fs::write(path, html).map_err(|e| failure(path, &e))
 }
 
 fn html(report: &Report) -> Result<String, String> {

@@ -3,6 +3,7 @@
 
 use super::measure::Row;
 use super::pareto::frontier;
+use plotters::coord::combinators::WithKeyPoints;
 use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 use std::fmt::Display;
@@ -170,7 +171,7 @@ pub(super) fn scatter(
             .margin_right(if is_narrow { 20 } else { 40 })
             .x_label_area_size(44)
             .y_label_area_size(if is_narrow { 44 } else { 64 })
-            .build_cartesian_2d((xs.0..xs.1).log_scale(), (ys.0..ys.1).log_scale())
+            .build_cartesian_2d(scale(xs, is_narrow), scale(ys, false))
             .map_err(said)?;
         mesh!(chart, axis, "parameters", is_narrow);
         // The lines: a size and its variations of one kind, by their number.
@@ -214,7 +215,7 @@ pub(super) fn scatter(
                 taken.push(at);
                 let name = short(&rows[*i].name);
                 let right = at.0 > if is_narrow { 250 } else { 820 };
-                let shift = if right { (-8 - 6 * name.len() as i32, -12) } else { (8, -12) };
+                let shift = if right { (-10 - 6 * name.len() as i32, -16) } else { (8, -16) };
                 let label = EmptyElement::at(points[*i]) + Text::new(name.to_owned(), shift, font(is_narrow));
                 plane.draw(&label).map_err(said)?;
             }
@@ -308,7 +309,7 @@ pub(super) fn roofline(rows: &[&Row]) -> Result<Picture, String> {
             .margin_right(if is_narrow { 20 } else { 40 })
             .x_label_area_size(44)
             .y_label_area_size(if is_narrow { 44 } else { 64 })
-            .build_cartesian_2d((x.0..x.1).log_scale(), (y.0..y.1).log_scale())
+            .build_cartesian_2d(scale(x, is_narrow), scale(y, false))
             .map_err(said)?;
         mesh!(chart, "FLOPs a byte", "FLOP/s", is_narrow);
         let steps = 60;
@@ -396,6 +397,19 @@ use mesh;
 
 fn font(is_narrow: bool) -> TextStyle<'static> {
     ("sans-serif", if is_narrow { 11 } else { 13 }).into_font().color(&INK)
+}
+
+/// A logarithmic scale with ticks at 1, 2 and 5 of each power of ten, at fewer where there are many.
+fn scale((low, high): (f64, f64), is_narrow: bool) -> WithKeyPoints<LogCoord<f64>> {
+    let decades = high.log10() - low.log10();
+    let few: &[f64] = match () {
+        () if decades > if is_narrow { 1.5 } else { 3.0 } => &[1.0],
+        () if decades < 0.8 && !is_narrow => &[1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0],
+        () => &[1.0, 2.0, 5.0],
+    };
+    let powers = (low.log10().floor() as i32..=high.log10().ceil() as i32).map(|power| 10f64.powi(power));
+    let ticks = powers.flat_map(|power| few.iter().map(move |n| n * power)).filter(|tick| (low..=high).contains(tick));
+    (low..high).log_scale().with_key_points(ticks.collect())
 }
 
 /// A range with room around the values, for a logarithmic scale.

@@ -261,7 +261,7 @@ pub(super) fn legend() -> Result<Picture, String> {
                 let style = kind.color.stroke_width(1);
                 match gap {
                     0 => area.draw(&PathElement::new(line.to_vec(), style)).map_err(said)?,
-                    _ => area.draw(&DashedPathElement::new(line.into_iter(), dash, gap, style)).map_err(said)?,
+                    _ => area.draw(&DashedPathElement::new(line, dash, gap, style)).map_err(said)?,
                 }
             }
             let points: Vec<(i32, i32)> = kind.points.iter().map(|(dx, dy)| (x + dx, y + dy)).collect();

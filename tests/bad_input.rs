@@ -181,6 +181,21 @@ fn open_classification_without_its_head_names_the_missing_tensor() {
 }
 
 #[test]
+fn open_classification_without_labels_names_the_keys() {
+    for (folder, head) in [
+        ("goldens/token-classification", "classifier"),
+        ("goldens/sequence-classification", "classification_head.out_proj"),
+    ] {
+        let none = |shape: &[usize]| Stored::of(shape, &[]);
+        let folder = Folder::of(folder).with("num_labels", 0).with("id2label", Value::Null);
+        let width = folder.config["d_model"].as_u64().unwrap() as usize;
+        let (weight, bias) = (format!("{head}.weight"), format!("{head}.bias"));
+        let folder = folder.with_tensor(&weight, none(&[0, width])).with_tensor(&bias, none(&[0]));
+        assert_refused(|| folder.open(), &["config.json", "id2label", "num_labels", "no label"]);
+    }
+}
+
+#[test]
 fn open_unused_tensors_get_one_note() {
     let more = Stored::of(&[2], &[1.0, 2.0]);
     let folder = Folder::of(RELU).with_tensor("a.stranger", more.clone());

@@ -14,8 +14,16 @@
 //! so a claim succeeds only for the region that the word describes. The caller returns from a region when all its chunks
 //! are done, and only then may the job that they point to die.
 
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use sync::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+/// The atomics of a region: the processor's, or those of loom's model of it (the test at the end).
+mod sync {
+    #[cfg(all(loom, test))]
+    pub(super) use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+    #[cfg(not(all(loom, test)))]
+    pub(super) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+}
 
 /// Most chunks of one region.
 pub const MAX_CHUNKS: usize = u16::MAX as usize;
@@ -48,6 +56,19 @@ struct Shared {
 }
 
 impl Shared {
+    fn new(threads: usize) -> Shared {
+        Shared {
+            claim: AtomicU64::new(0),
+            job: AtomicPtr::new(std::ptr::null_mut()),
+            done: AtomicUsize::new(0),
+            taken: AtomicBool::new(false),
+            panicked: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            helpers: AtomicU32::new(0),
+            free: Mutex::new((1..threads).collect()),
+        }
+    }
+
     /// Claims a chunk of the current region.
     fn claim(&self) -> Option<usize> {
         let mut word = self.claim.load(Ordering::Acquire);
@@ -117,6 +138,8 @@ impl Drop for Finished<'_> {
 }
 
 fn pause(round: u32) {
+    #[cfg(all(loom, test))]
+    loom::thread::yield_now();
     if round < SPINS {
         std::hint::spin_loop();
     } else {
@@ -146,19 +169,7 @@ impl Team {
         if threads <= 1 || cfg!(not(feature = "rayon")) {
             return Team::alone();
         }
-        let team = Team {
-            threads,
-            shared: Some(Arc::new(Shared {
-                claim: AtomicU64::new(0),
-                job: AtomicPtr::new(std::ptr::null_mut()),
-                done: AtomicUsize::new(0),
-                taken: AtomicBool::new(false),
-                panicked: AtomicBool::new(false),
-                closed: AtomicBool::new(false),
-                helpers: AtomicU32::new(0),
-                free: Mutex::new((1..threads).collect()),
-            })),
-        };
+        let team = Team { threads, shared: Some(Arc::new(Shared::new(threads))) };
         team.call_helpers();
         team
     }
@@ -330,7 +341,41 @@ mod pool {
     }
 }
 
-#[cfg(test)]
+/// Every order that the memory model allows, of a caller with two regions and a helper: `tools/loom` runs it.
+#[cfg(all(loom, test))]
+mod model {
+    use super::*;
+
+    #[test]
+    fn every_chunk_is_computed_once_while_its_region_runs() {
+        loom::model(|| {
+            let shared = Arc::new(Shared::new(2));
+            let helper = {
+                let shared = Arc::clone(&shared);
+                loom::thread::spawn(move || {
+                    shared.work(1);
+                    shared.work(1);
+                })
+            };
+            for chunks in [2, 1] {
+                // What a job borrows: it ends with the region.
+                let running = AtomicBool::new(true);
+                let counts: Vec<_> = (0..chunks).map(|_| AtomicUsize::new(0)).collect();
+                shared.taken.store(true, Ordering::Relaxed);
+                shared.region(chunks, &|_, chunk: usize| {
+                    assert!(running.load(Ordering::Relaxed));
+                    counts[chunk].fetch_add(1, Ordering::Relaxed);
+                });
+                // Without an order of its own: the region's end must give it.
+                assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
+                running.store(false, Ordering::Relaxed);
+            }
+            helper.join().unwrap();
+        });
+    }
+}
+
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use std::sync::atomic::AtomicUsize;

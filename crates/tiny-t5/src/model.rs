@@ -292,6 +292,11 @@ impl<'a> Reader<'a> {
     fn head(&mut self, plan: &mut Plan<'a>, embedding: &'static str) -> Result<Head> {
         let c = self.config;
         let labels = c.labels.len();
+        let names_labels = [Architecture::SequenceClassification, Architecture::TokenClassification];
+        if labels == 0 && names_labels.contains(&c.architecture) {
+            let what = "id2label, num_labels: found no label, expected one or more".to_owned();
+            return Err(Error::Variant { file: "config.json".to_owned(), what });
+        }
         Ok(match c.architecture {
             Architecture::Encoder => Head::None,
             Architecture::ConditionalGeneration => {

@@ -6,7 +6,6 @@
 //! ```
 
 #[path = "../benches/shapes.rs"]
-#[allow(dead_code)] // shared with the benches
 mod shapes;
 
 mod common;

@@ -50,8 +50,8 @@ FIGURES = ["legend", "flops", "time", "roofline", "breakdown"]
 
 
 def chromium(page: pathlib.Path, width: int, *more: str) -> subprocess.CompletedProcess:
-    profile = tempfile.mkdtemp()
-    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={profile}",
+    profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={profile.name}",
                "--enable-logging=stderr", "--log-level=0", "--host-resolver-rules=MAP * ~NOTFOUND", f"--window-size={width},3600"]
     return subprocess.run([*command, *more, page.as_uri()], capture_output=True, text=True, timeout=120)
 

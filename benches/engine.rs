@@ -1,7 +1,7 @@
-//! Tokens a second of the engine and bytes a second of its starts: `cargo bench -p tiny-t5 --features embedded --bench engine`.
+//! Tokens a second of the engine, by work and by shape, and bytes a second of its starts: `cargo bench -p tiny-t5 --features embedded --bench engine`.
 //!
 //! The models are of random weights in released shapes, but for the one that is part of the library. Names are
-//! group/work/threads. To compare two commits, run the older with `-- --save-baseline before` and the newer with `-- --baseline before`.
+//! group/work/threads, or group/work/shape with one thread. To compare two commits, run the older with `-- --save-baseline before` and the newer with `-- --baseline before`.
 
 #![allow(missing_docs)] // of what criterion_group makes
 
@@ -11,10 +11,11 @@ mod shapes;
 
 use common::{Folder, Stored, data};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use serde_json::Value;
 use shapes::{BASE, SMALL, TINY, greedy, model, source, threads};
 use std::time::Duration;
 use tiny_t5::tokenizer::Tokenizer;
-use tiny_t5::{Generate, Load, Source, Speculation, T5};
+use tiny_t5::{Generate, Load, Shape, Source, Speculation, T5};
 
 /// Source tokens a second.
 fn encode(c: &mut Criterion) {
@@ -123,6 +124,34 @@ fn startup(c: &mut Criterion) {
     group.finish();
 }
 
+/// Shapes of T5-Efficient that differ from the tiny one in one thing each: source tokens a second through the encoder, and generated
+/// tokens a second from a source.
+fn family(c: &mut Criterion) {
+    let mut group = c.benchmark_group("family");
+    let source = source(64, 0);
+    for (name, what) in [
+        ("tiny", "4 + 4 layers of d_model 256"),
+        ("tiny-nl8", "8 + 8 layers"),
+        ("tiny-el8", "8 + 4 layers"),
+        ("tiny-dl2", "4 + 2 layers"),
+        ("tiny-ff2000", "a feed-forward of 2000"),
+        ("tiny-nh8", "8 heads"),
+        ("mini", "d_model 384, 8 heads"),
+    ] {
+        let shape = Shape::named(&format!("t5-efficient-{name}")).unwrap();
+        let t5 = T5::random(&Value::from(shape.config.raw).to_string(), 1, &Load::default()).unwrap().with_threads(1);
+        group.throughput(Throughput::Elements(64));
+        group.bench_function(BenchmarkId::new("encode 64 tokens", format!("{name}, {what}")), |b| {
+            b.iter(|| t5.encode(&source).unwrap());
+        });
+        group.throughput(Throughput::Elements(16));
+        group.bench_function(BenchmarkId::new("greedy 16 tokens from 64", format!("{name}, {what}")), |b| {
+            b.iter(|| t5.generate(&source, &greedy(16)).unwrap());
+        });
+    }
+    group.finish();
+}
+
 /// A checkpoint folder of random weights, which is written where it is used.
 fn folder(config: &str) -> Folder {
     let mut folder = Folder::of("goldens/v1_0-relu-tied");
@@ -138,6 +167,6 @@ fn folder(config: &str) -> Folder {
 criterion_group! {
     name = engine;
     config = Criterion::default().sample_size(20).measurement_time(Duration::from_secs(2)).warm_up_time(Duration::from_millis(300));
-    targets = encode, decode, speculation, startup
+    targets = encode, decode, speculation, startup, family
 }
 criterion_main!(engine);

@@ -8,21 +8,32 @@ use crate::t5::T5;
 use serde::{Deserialize, Serialize};
 use tiny_t5_checkpoint::Config;
 
-/// Working sets whose read bandwidth is measured, all threads together: from a core's own caches to memory.
-const SIZES: [usize; 6] = [1 << 18, 1 << 20, 1 << 22, 1 << 24, 1 << 26, 1 << 28];
+/// Working sets whose read bandwidth is measured, all threads together: from a core's own caches to memory, closest where
+/// bandwidth falls most, about the size of a processor's last cache.
+const SIZES: [usize; 6] = [1 << 20, 1 << 23, 1 << 24, 1 << 25, 1 << 26, 1 << 28];
+/// Bytes that are read of each size in a round, and rounds over all sizes: what disturbs one size disturbs the others too.
+const READ: usize = 1 << 27;
+const ROUNDS: usize = 3;
 /// Regions of a decoder block in a step of one sequence: its products.
 const REGIONS: f64 = 6.0;
-/// T5-Efficient-TINY, whose encoder shows what of the peak an encoder reaches; its decoder, what of the bandwidth.
+/// T5-Efficient-TINY, which shows what of the machine's limits this engine reaches.
 const PROBE: &str =
     r#"{"model_type": "t5", "num_layers": 4, "d_model": 256, "d_ff": 1024, "num_heads": 4, "d_kv": 64}"#;
-/// Source and target of the probe.
+/// Source and target of the probe, and its repeats.
 const PROBE_TOKENS: (u64, u64) = (64, 16);
+const PROBES: usize = 25;
 
 /// What was measured of this machine, with one instruction set, one number of threads and one width of weights: the numbers of
 /// a cost model.
 ///
-/// An encoder takes its FLOPs at `encoder_flops`. A decoder step takes the bytes that it reads ([`StepBytes`]) at the read
-/// bandwidth of a working set of that size, of which it reaches `step_share`, and for each block the cost of its parallel regions.
+/// An encoder takes its FLOPs at `encoder_flops`: each weight that it reads serves all tokens. A decoder step takes the sum of
+///
+/// - the bytes of the blocks' matrices ([`StepBytes`]) at the read bandwidth of a working set as large as the whole step, of which
+///   products of one row reach `weights_share`;
+/// - the bytes of the head at that bandwidth, of which it reaches `head_share`: its screen computes a bound for each row, and the
+///   rows that it leaves lie far apart;
+/// - for each cached key and value `attention_ns_per_byte`: exponentials take longer than reading;
+/// - for each block the cost of its parallel regions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Calibration {
@@ -44,8 +55,12 @@ pub struct Calibration {
     pub bandwidth: Vec<(u64, f64)>,
     /// Microseconds of a parallel region that does nothing.
     pub region_us: f64,
-    /// What a decoder step of T5-Efficient-TINY reaches of the read bandwidth, regions left out.
-    pub step_share: f64,
+    /// What the blocks of a decoder step of T5-Efficient-TINY reach of the read bandwidth, attention and regions left out.
+    pub weights_share: f64,
+    /// What its LM head reaches of it.
+    pub head_share: f64,
+    /// Nanoseconds of its attention for each byte of cached keys and values.
+    pub attention_ns_per_byte: f64,
 }
 
 /// What a shape would take.
@@ -62,6 +77,20 @@ pub struct Prediction {
     pub total_ms: f64,
 }
 
+impl Prediction {
+    /// Halfway between two.
+    #[must_use]
+    pub fn mean(&self, other: &Prediction) -> Prediction {
+        let mean = |a: f64, b: f64| f64::midpoint(a, b);
+        Prediction {
+            encode_ms: mean(self.encode_ms, other.encode_ms),
+            first_token_ms: mean(self.first_token_ms, other.first_token_ms),
+            token_ms: mean(self.token_ms, other.token_ms),
+            total_ms: mean(self.total_ms, other.total_ms),
+        }
+    }
+}
+
 impl Calibration {
     /// Measures this machine: a second or two.
     ///
@@ -69,10 +98,6 @@ impl Calibration {
     /// Where the system gives no memory, or `TINY_T5_ISA` names no instruction set of this processor.
     pub fn measure(threads: usize, dtype: Dtype) -> Result<Calibration> {
         let machine = Machine::new(threads)?;
-        let bandwidth = |bytes: usize| {
-            let times = (1 << 29) / bytes;
-            Ok((bytes as u64, bytes as f64 / machine.memory(bytes)?.read(times.clamp(3, 200))))
-        };
         let mut calibration = Calibration {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             processor: processor(),
@@ -81,15 +106,17 @@ impl Calibration {
             weight_bytes: weight_bytes(dtype),
             fma_peak: machine.fma_peak(400),
             encoder_flops: 0.0,
-            bandwidth: SIZES.into_iter().map(bandwidth).collect::<Result<_>>()?,
+            bandwidth: bandwidth(&machine)?,
             region_us: if threads > 1 { machine.region(2000) * 1e6 } else { 0.0 },
-            step_share: 1.0,
+            weights_share: 1.0,
+            head_share: 1.0,
+            attention_ns_per_byte: 0.0,
         };
         calibration.probe(threads, dtype)?;
         Ok(calibration)
     }
 
-    /// Measures what an encoder reaches of the peak and a decoder step of the bandwidth.
+    /// Measures what the engine reaches of the limits, in turn with the read bandwidth of as many bytes as a step of the probe reads.
     fn probe(&mut self, threads: usize, dtype: Dtype) -> Result<()> {
         let t5 = T5::random(PROBE, 1, &Load { dtype, threads: Some(threads), ..Load::default() })?;
         let (source, target) = PROBE_TOKENS;
@@ -100,18 +127,23 @@ impl Calibration {
             speculation: Some(Speculation::Off),
             ..Generate::default()
         };
-        let (mut encoder, mut steps) = (Vec::new(), Vec::new());
+        let bytes = StepBytes::of(t5.config(), dtype, source, target);
+        let memory = t5.machine().memory(bytes.total() as usize)?;
         t5.generate(&ids, &options)?;
-        for _ in 0..25 {
-            let timings = t5.generate(&ids, &options)?.timings;
-            encoder.push(timings.encode_ms / 1e3);
-            steps.push((timings.layers_ms + timings.head_ms) / 1e3 / target as f64);
+        let mut runs: [Vec<f64>; 5] = Default::default();
+        for _ in 0..PROBES {
+            let t = t5.generate(&ids, &options)?.timings;
+            let a_step = |ms: f64| ms / 1e3 / target as f64;
+            let layers = a_step(t.layers_ms - t.attention_ms);
+            let run = [t.encode_ms / 1e3, layers, a_step(t.head_ms), a_step(t.attention_ms), memory.read(2)];
+            runs.iter_mut().zip(run).for_each(|(all, seconds)| all.push(seconds));
         }
-        let [encoder, step] = [encoder, steps].map(median);
+        let [encoder, layers, head, attention, reading] = runs.map(median);
+        let second = reading / bytes.total() as f64; // of a byte
         self.encoder_flops = t5.flops(source, target).encoder as f64 / encoder;
-        let bytes = StepBytes::of(t5.config(), dtype, source, target).total();
-        let reading = bytes as f64 / self.bandwidth_at(bytes);
-        self.step_share = reading / (step - self.regions(t5.config())).max(step / 10.0);
+        self.weights_share = bytes.weights as f64 * second / (layers - self.regions(t5.config())).max(layers / 10.0);
+        self.head_share = bytes.head as f64 * second / head;
+        self.attention_ns_per_byte = attention * 1e9 / bytes.cached as f64;
         Ok(())
     }
 
@@ -128,9 +160,11 @@ impl Calibration {
     pub fn predict(&self, config: &Config, dtype: Dtype, source: u64, target: u64) -> Prediction {
         let flops = Flops::of(config, source, target);
         let ms = |flops: u64| flops as f64 / self.encoder_flops * 1e3;
-        let bytes = StepBytes::of(config, dtype, source, target).total();
-        let reading = bytes as f64 / self.bandwidth_at(bytes) / self.step_share;
-        let token_ms = (reading + self.regions(config)) * 1e3;
+        let bytes = StepBytes::of(config, dtype, source, target);
+        let reading = bytes.weights as f64 / self.weights_share + bytes.head as f64 / self.head_share;
+        let attention = bytes.cached as f64 * self.attention_ns_per_byte / 1e9;
+        let step = reading / self.bandwidth_at(bytes.total()) + attention + self.regions(config);
+        let token_ms = step * 1e3;
         let encode_ms = ms(flops.encoder);
         let before = encode_ms + ms(flops.cross);
         Prediction {
@@ -161,6 +195,17 @@ impl Calibration {
     }
 }
 
+/// Bytes a second at which working sets of [`SIZES`] are read: medians of rounds over all of them.
+fn bandwidth(machine: &Machine) -> Result<Vec<(u64, f64)>> {
+    let mut seconds: [Vec<f64>; SIZES.len()] = Default::default();
+    for _ in 0..ROUNDS {
+        for (bytes, seconds) in SIZES.into_iter().zip(&mut seconds) {
+            seconds.push(machine.memory(bytes)?.read((READ / bytes).clamp(3, 50)));
+        }
+    }
+    Ok(SIZES.into_iter().zip(seconds).map(|(bytes, s)| (bytes as u64, bytes as f64 / median(s))).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,7 +221,9 @@ mod tests {
             encoder_flops: 1e11,
             bandwidth: vec![(1 << 20, 4e10), (1 << 24, 2e10)],
             region_us: 1.0,
-            step_share: 0.8,
+            weights_share: 0.8,
+            head_share: 0.5,
+            attention_ns_per_byte: 0.1,
         }
     }
 
@@ -195,7 +242,8 @@ mod tests {
         assert_eq!(bytes.weights, 4 * (6 * 256 * 256 + 2 * 256 * 1024) * 4);
         assert!(bytes.head < 32_128 * 256 * 2, "the screen, not the matrix");
         assert!(bytes.total() > 1 << 24, "beyond the largest size");
-        let expected = bytes.total() as f64 / 2e10 / 0.8 * 1e3 + 4.0 * 6.0 / 1e3;
+        let reading = bytes.weights as f64 / 0.8 + bytes.head as f64 / 0.5;
+        let expected = reading / 2e10 * 1e3 + bytes.cached as f64 * 0.1 / 1e6 + 4.0 * 6.0 / 1e3;
         assert!((p.token_ms - expected).abs() < 1e-9, "{p:?}, expected {expected}");
         assert!((p.total_ms - p.first_token_ms - 31.0 * p.token_ms).abs() < 1e-9);
         assert!((p.encode_ms - Flops::of(&config, 64, 0).encoder as f64 / 1e8).abs() < 1e-9);

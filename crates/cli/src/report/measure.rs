@@ -28,8 +28,8 @@ pub(super) struct Job {
     #[serde(with = "width")]
     pub(super) dtype: Width,
     pub(super) threads: usize,
-    source: u64,
-    target: u64,
+    pub(super) source: u64,
+    pub(super) target: u64,
     batch: Vec<usize>,
     /// Time to measure for, loading included.
     pub(super) seconds: f64,

@@ -29,6 +29,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+use tiny_t5::{Calibration, Prediction};
 
 /// The arguments of `report`.
 #[derive(Debug, clap::Args)]
@@ -132,14 +133,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         skipped: plan.skipped,
     };
     let bar = progress(args.budget);
-    // Now: a kept calibration may be of another hour, with other work beside it.
-    let mut calibrations = Vec::new();
-    for (width, threads) in args.dtype.iter().flat_map(|w| threads.iter().map(move |t| (*w, *t))) {
-        if args.predict {
-            bar.set_message(format!("calibration, {}", name(width)));
-            calibrations.push((name(width), threads, width.dtype(), fit::calibrate(threads, width.dtype())?));
-        }
-    }
+    let mut calibrations = Calibrations::default();
     let all = plan.jobs.len();
     for (i, mut job) in plan.jobs.into_iter().enumerate() {
         let left = args.budget.saturating_sub(start.elapsed()).as_secs_f64();
@@ -147,17 +141,17 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
             report.skipped.push(Skipped::new(&job, "the budget is spent".into()));
             continue;
         }
+        if args.predict {
+            bar.set_message(format!("calibration for {}", job.name));
+            calibrations.before(&job)?;
+        }
         // What a shape does not use is for those behind it.
-        job.seconds = left / (all - i) as f64;
+        job.seconds = left / (all - i) as f64 - calibrations.seconds;
         bar.set_message(format!("{} {}, {} of {all}", job.name, name(job.dtype), i + 1));
         match child(&job, &bar, start)? {
             Ok(mut row) => {
-                let of_row =
-                    calibrations.iter().find(|(width, threads, ..)| *width == row.dtype && *threads == row.threads);
-                if let Some((_, _, dtype, calibration)) = of_row {
-                    let config = serde_json::Value::from(row.config.clone()).to_string();
-                    let config = tiny_t5::Config::parse(&config).map_err(tiny_t5::Error::from)?;
-                    row.predicted = Some(calibration.predict(&config, *dtype, args.source, args.target));
+                if args.predict {
+                    row.predicted = Some(calibrations.predict(&job, &row)?);
                 }
                 report.shapes.push(row);
             }
@@ -197,6 +191,44 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// The last calibration of each width and number of threads, and what one took. A kept one may be of another hour, with other work
+/// beside it.
+#[derive(Default)]
+struct Calibrations {
+    last: Vec<((Width, usize), Calibration)>,
+    seconds: f64,
+}
+
+impl Calibrations {
+    /// Makes sure that there is one before the shape is measured.
+    fn before(&mut self, job: &Job) -> Result<(), Failure> {
+        if self.last.iter().all(|(key, _)| *key != (job.dtype, job.threads)) {
+            self.renew(job)?;
+        }
+        Ok(())
+    }
+
+    /// The mean of what the calibration before the measurement says and of what a new one behind it says: machines drift.
+    fn predict(&mut self, job: &Job, row: &Row) -> Result<Prediction, Failure> {
+        let config = serde_json::Value::from(row.config.clone()).to_string();
+        let config = tiny_t5::Config::parse(&config).map_err(tiny_t5::Error::from)?;
+        let predict = |c: &Calibration| c.predict(&config, job.dtype.dtype(), job.source, job.target);
+        let key = (job.dtype, job.threads);
+        let before: Vec<_> = self.last.iter().filter(|(of, _)| *of == key).map(|(_, c)| predict(c)).collect();
+        let behind = predict(self.renew(job)?);
+        Ok(before.first().map_or(behind, |before| before.mean(&behind)))
+    }
+
+    fn renew(&mut self, job: &Job) -> Result<&Calibration, Failure> {
+        let (start, key) = (Instant::now(), (job.dtype, job.threads));
+        let made = fit::calibrate(job.threads, job.dtype.dtype())?;
+        self.seconds = start.elapsed().as_secs_f64();
+        self.last.retain(|(of, _)| *of != key);
+        self.last.push((key, made));
+        Ok(&self.last[self.last.len() - 1].1)
+    }
 }
 
 /// Measures a shape in a process of its own; or why it could not.

@@ -6,6 +6,7 @@ use super::pareto::frontier;
 use plotters::coord::combinators::WithKeyPoints;
 use plotters::element::DashedPathElement;
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 use std::fmt::Display;
 
 /// Text, axes and the frontier.
@@ -166,6 +167,7 @@ pub(super) fn scatter(
     let text = format!("On the frontier (no measured shape has more parameters for less): {}.", names.join(", "));
     Picture::new((id, title), text, [540, 400], |area, is_narrow| {
         let (xs, ys) = (range(points.iter().map(|p| p.0)), range(points.iter().map(|p| p.1)));
+        let xs = (xs.0 / if is_narrow { 1.6 } else { 1.1 }, xs.1); // names stand left of their points
         let mut chart = ChartBuilder::on(area)
             .margin(8)
             .margin_right(if is_narrow { 20 } else { 40 })
@@ -206,17 +208,22 @@ pub(super) fn scatter(
         for (row, point) in rows.iter().zip(&points) {
             marker(plane, *point, kind(&row.name).0)?;
         }
-        // Names where there is room: not closer to the last one than a line of text.
+        // Names where there is room: those of the frontier above and left of it, where no line is; on wide screens then the others,
+        // below and right of their points.
         let mut taken: Vec<(i32, i32)> = Vec::new();
-        for i in &best {
-            let at = plane.map_coordinate(&points[*i]);
-            let far = taken.iter().all(|t| (t.0 - at.0).abs() > 90 || (t.1 - at.1).abs() > 14);
-            if far {
+        let others = (0..rows.len()).filter(|i| !is_narrow && !best.contains(i));
+        for (i, is_best) in best.iter().map(|i| (*i, true)).chain(others.map(|i| (i, false))) {
+            let name = short(&rows[i].name);
+            let width = name.len() as i32 * if is_narrow { 6 } else { 7 };
+            let (shift, side, left) = match is_best {
+                true => ((-7, -5), Pos::new(HPos::Right, VPos::Bottom), -7 - width),
+                false => ((8, 3), Pos::new(HPos::Left, VPos::Top), 8),
+            };
+            let point = plane.map_coordinate(&points[i]);
+            let at = (point.0 + left, point.1 + shift.1);
+            if taken.iter().all(|t| (t.0 - at.0).abs() > width.max(60) || (t.1 - at.1).abs() > 14) {
                 taken.push(at);
-                let name = short(&rows[*i].name);
-                let right = at.0 > if is_narrow { 250 } else { 820 };
-                let shift = if right { (-10 - 6 * name.len() as i32, -16) } else { (8, -16) };
-                let label = EmptyElement::at(points[*i]) + Text::new(name.to_owned(), shift, font(is_narrow));
+                let label = EmptyElement::at(points[i]) + Text::new(name.to_owned(), shift, font(is_narrow).pos(side));
                 plane.draw(&label).map_err(said)?;
             }
         }

@@ -203,7 +203,7 @@ fn named_takes_every_name_of_the_family_and_says_what_is_special() {
     let tiny = named("t5-efficient-tiny");
     assert_eq!((tiny.config.d_kv, tiny.card_d_kv), (64, Some(32)));
     assert!(
-        tiny.notes[0].contains("cards of tiny say d_kv 32, which would make 13997824 parameters"),
+        tiny.notes[0].contains("cards of tiny say d_kv 32, which would make 14.00 M parameters"),
         "{:?}",
         tiny.notes
     );

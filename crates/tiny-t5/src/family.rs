@@ -324,9 +324,9 @@ impl Draft {
         if let Some(d_kv) = shape.card_d_kv {
             let mut as_in_card = shape.clone();
             as_in_card.config.d_kv = d_kv;
-            let total = as_in_card.parameters().total();
+            let total = as_in_card.parameters().total() as f64 / 1e6;
             let note = format!(
-                "published cards of {size} say d_kv {d_kv}, which would make {total} parameters; \
+                "published cards of {size} say d_kv {d_kv}, which would make {total:.2} M parameters; \
                  released config.json and the cards' own counts have {}",
                 shape.config.d_kv
             );

@@ -127,7 +127,7 @@ mod weights;
 #[doc = include_str!("../docs/EXTENDING.md")]
 pub mod extending {}
 
-pub use calibration::{Calibration, Prediction};
+pub use calibration::{Calibration, Prediction, Share};
 pub use classify::Classification;
 pub use complexity::{DecodedToken, FORMULAS, Flops, Parameters};
 pub use embed::{Encoding, normalized};

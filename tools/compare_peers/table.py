@@ -139,6 +139,7 @@ def readme(result: dict) -> str:
         row = rows.setdefault(cell["workload"], [cell["workload"], *("" for _ in columns)])
         row[1 + columns.index((cell["dtype"], cell["threads"]))] = compact(cell)
     header = ["", *(f"{dtype}, {threads(count)}" for dtype, count in columns)]
+    memory = memory_text(result)
     starred = " A * marks them." if any(cell["other_cores"] > BUSY for cell in result["cells"]) else ""
     lines = [
         MARKERS[0],
@@ -151,7 +152,7 @@ def readme(result: dict) -> str:
         "",
         f"A peer wins: {'; '.join(lost(result)) or 'nowhere in this run'}.",
         f"Ids that are those of transformers in f32: {ids_text(result)}.",
-        f"Peak memory of A on one thread, MB: {memory_text(result)}.",
+        *([f"Peak memory of A on one thread, MB: {memory}."] if memory else []),
         LEFT_OUT,
         f"Versions: {versions_text(result)}.",
         MARKERS[1],

@@ -1,8 +1,12 @@
 //! The heads of fine-tunes that do not generate: sequence and token classification, question answering.
 
+use crate::desk::Desk;
+use crate::encoder;
 use crate::error::{Error, Result};
+use crate::generate::State;
 use crate::model::{Head, Linear};
-use crate::stack::{Exec, Stack, room};
+use crate::score::shift_right;
+use crate::stack::{Exec, room};
 use crate::t5::{Source, T5};
 use tiny_t5_kernels::{Activation, Epilogue, activate_rows, padded};
 
@@ -54,46 +58,76 @@ impl T5 {
     /// Where the source is not valid, or the checkpoint has no such head; for sequence classification also where the source has no
     /// end token.
     pub fn classify<'a>(&self, source: impl Into<Source<'a>>) -> Result<Classification> {
+        self.at_desk(|desk| self.classify_at(desk, source.into()))
+    }
+
+    pub(crate) fn classify_at(&self, desk: &mut Desk, source: Source<'_>) -> Result<Classification> {
+        let (mut ids, mut decoder_ids) = (std::mem::take(&mut desk.source), std::mem::take(&mut desk.given));
+        self.ids_into("source", source, &mut ids)?;
+        shift_right(self.config().decoder_start_token_id, &ids, &mut decoder_ids);
+        let result = desk.run(self, |exec, state| {
+            let (mut states, mut out) = (std::mem::take(&mut state.vector), std::mem::take(&mut state.logits));
+            let result = self.classified(exec, state, &ids, &decoder_ids, (&mut states, &mut out));
+            (state.vector, state.logits) = (states, out);
+            result
+        });
+        decoder_ids.clear();
+        (desk.source, desk.given) = (ids, decoder_ids);
+        result
+    }
+
+    fn classified(
+        &self,
+        exec: Exec<'_>,
+        state: &mut State,
+        ids: &[u32],
+        decoder_ids: &[u32],
+        (states, out): (&mut Vec<f32>, &mut Vec<f32>),
+    ) -> Result<Classification> {
         let model = self.model();
-        let ids = self.ids_of("source", source.into())?;
+        let stride = model.shape.stride();
+        states.clear();
         match (&model.head, &model.decoder) {
             (Head::Token(linear), _) => {
-                let encoding = self.encode(&ids)?;
-                let logits = self.with_state(|exec, _| {
-                    let stride = padded(encoding.d_model);
-                    let mut hidden = vec![0.0; ids.len() * stride];
-                    for (to, row) in hidden.chunks_exact_mut(stride).zip(encoding.hidden.chunks_exact(encoding.d_model))
-                    {
-                        to[..row.len()].copy_from_slice(row);
-                    }
-                    self.linear(exec, linear, &hidden, ids.len())
-                });
+                encoder::encode(model, exec, &mut state.scratch, &mut state.encoder, &[ids]);
+                let rows = self.linear(exec, linear, &state.encoder.hidden, ids.len(), out);
+                let logits: Vec<Vec<f32>> = rows.map(<[f32]>::to_vec).collect();
                 let labels = logits.iter().map(|row| self.label(row)).collect();
                 Ok(Classification::Tokens { logits, labels })
             }
-            (Head::Sequence { dense, out }, Some(decoder)) => {
+            (Head::Sequence { dense, out: last }, Some(decoder)) => {
                 let eos = &self.config().eos_token_id;
-                let last = ids.iter().rposition(|id| eos.contains(id)).ok_or_else(|| {
+                let end = ids.iter().rposition(|id| eos.contains(id)).ok_or_else(|| {
                     Error::input("source", "no end token", format!("a sequence with the end token, one of {eos:?}"))
                 })?;
-                let logits = self.with_state(|exec, state| {
-                    let states = self.shifted(decoder, exec, state, &ids)?;
-                    let stride = model.shape.stride();
-                    let mut pooled = self.linear(exec, dense, &states[last * stride..][..stride], 1).remove(0);
-                    pooled.resize(stride, 0.0);
-                    activate_rows(exec.isa, exec.team, Activation::Tanh, &mut pooled);
-                    Ok::<_, Error>(self.linear(exec, out, &pooled, 1).remove(0))
+                let mut position = 0;
+                self.decoder_states(decoder, exec, state, ids, decoder_ids, |hidden, rows| {
+                    if (position..position + rows).contains(&end) {
+                        states.extend_from_slice(&hidden[(end - position) * stride..][..stride]);
+                    }
+                    position += rows;
+                    Ok(())
                 })?;
+                let pooled = self.linear(exec, dense, states, 1, out).next().unwrap_or_default();
+                states.clear();
+                states.extend_from_slice(pooled);
+                states.resize(stride, 0.0);
+                activate_rows(exec.isa, exec.team, Activation::Tanh, states);
+                let logits = self.linear(exec, last, states, 1, out).next().unwrap_or_default().to_vec();
                 let label = self.label(&logits);
                 Ok(Classification::Sequence { logits, label })
             }
             (Head::Answer(linear), Some(decoder)) => {
-                let rows = self.with_state(|exec, state| {
-                    let states = self.shifted(decoder, exec, state, &ids)?;
-                    Ok::<_, Error>(self.linear(exec, linear, &states, ids.len()))
+                self.decoder_states(decoder, exec, state, ids, decoder_ids, |hidden, _| {
+                    states.extend_from_slice(hidden);
+                    Ok(())
                 })?;
-                let column = |i: usize| rows.iter().map(|row| row[i]).collect();
-                Ok(Classification::Answer { start_logits: column(0), end_logits: column(1) })
+                let (mut start_logits, mut end_logits) = (Vec::with_capacity(ids.len()), Vec::with_capacity(ids.len()));
+                for row in self.linear(exec, linear, states, ids.len(), out) {
+                    start_logits.push(row[0]);
+                    end_logits.push(row[1]);
+                }
+                Ok(Classification::Answer { start_logits, end_logits })
             }
             _ => Err(Error::Unsupported {
                 call: "classify",
@@ -103,31 +137,22 @@ impl T5 {
         }
     }
 
-    /// The decoder's states for the source itself, shifted right by the start token: [ids, padded(d_model)].
-    fn shifted(
+    /// Rows of weight x + bias: [n] each.
+    fn linear<'o>(
         &self,
-        decoder: &Stack,
         exec: Exec<'_>,
-        state: &mut crate::generate::State,
-        ids: &[u32],
-    ) -> Result<Vec<f32>> {
-        let start = self.config().decoder_start_token_id;
-        let shifted: Vec<u32> = std::iter::once(start).chain(ids[..ids.len() - 1].iter().copied()).collect();
-        let mut states = Vec::new();
-        self.decoder_states(decoder, exec, state, ids, &shifted, |hidden, _| {
-            states.extend_from_slice(hidden);
-            Ok(())
-        })?;
-        Ok(states)
-    }
-
-    /// Rows of weight x + bias.
-    fn linear(&self, exec: Exec<'_>, linear: &Linear, x: &[f32], rows: usize) -> Vec<Vec<f32>> {
-        let mut out = Vec::new();
-        let out = room(&mut out, rows * padded(linear.n));
+        linear: &Linear,
+        x: &[f32],
+        rows: usize,
+        out: &'o mut Vec<f32>,
+    ) -> impl ExactSizeIterator<Item = &'o [f32]> + use<'o> {
+        let (n, stride) = (linear.n, padded(linear.n));
+        let out = room(out, rows * stride);
         exec.product(x, rows, self.model().packed.panels(&linear.weight), Epilogue::Store, out);
-        let add = |row: &[f32]| row.iter().zip(&linear.bias).take(linear.n).map(|(x, b)| x + b).collect();
-        out.chunks_exact(padded(linear.n)).map(add).collect()
+        for row in out.chunks_exact_mut(stride) {
+            row.iter_mut().zip(&linear.bias).take(n).for_each(|(x, b)| *x += b);
+        }
+        out.chunks_exact(stride).map(move |row| &row[..n])
     }
 
     fn label(&self, logits: &[f32]) -> String {

@@ -25,10 +25,12 @@ pub(crate) struct Desk {
     settings: Option<Box<(Generate, Settings<'static>)>>,
     /// Ends calls while it is true.
     pub(crate) stop: Option<Arc<AtomicBool>>,
+    /// The sources' ids: those that the answers take along, and those that stay.
     ids: Vec<Vec<u32>>,
+    kept: Vec<Vec<u32>>,
     slices: Vec<&'static [u32]>,
     text: String,
-    /// Of a stream: the ids of its source, and those that were handed out.
+    /// The ids of one source, and those of the decoder: in a stream those that were handed out.
     pub(crate) source: Vec<u32>,
     pub(crate) given: Vec<u32>,
 }
@@ -170,37 +172,48 @@ impl Desk {
         for source in sources {
             ids.push(t5.ids_of("source", *source)?);
         }
+        let result = self.with_slices(&ids, call);
+        self.ids = ids;
+        result
+    }
+
+    /// Calls with the sources' ids, in lists that stay here.
+    pub(crate) fn with_kept_ids<R>(
+        &mut self,
+        sources: &[Source<'_>],
+        ids_into: impl Fn(Source<'_>, &mut Vec<u32>) -> Result<()>,
+        call: impl FnOnce(&mut Desk, &[&[u32]]) -> R,
+    ) -> Result<R> {
+        let mut kept = std::mem::take(&mut self.kept);
+        if kept.len() < sources.len() {
+            kept.resize_with(sources.len(), Vec::new);
+        }
+        let ids = &mut kept[..sources.len()];
+        let mut pairs = sources.iter().zip(&mut *ids);
+        let result = pairs.try_for_each(|(source, ids)| ids_into(*source, ids)).map(|()| self.with_slices(ids, call));
+        self.kept = kept;
+        result
+    }
+
+    fn with_slices<R>(&mut self, ids: &[Vec<u32>], call: impl FnOnce(&mut Desk, &[&[u32]]) -> R) -> R {
         let mut slices = emptied(std::mem::take(&mut self.slices));
         slices.extend(ids.iter().map(Vec::as_slice));
         let result = call(self, &slices);
         self.slices = emptied(slices);
-        self.ids = ids;
         result
     }
 
     /// Encodes; encodings are appended to `all` in the order of the sources.
     pub(crate) fn encode(&mut self, t5: &T5, sources: &[Source<'_>], all: &mut Vec<Encoding>) -> Result<()> {
-        let (model, d_model) = (t5.model(), t5.config().d_model);
+        let d_model = t5.config().d_model;
         all.reserve_exact(sources.len());
         self.with_ids(t5, sources, |desk, ids| {
             desk.run(t5, |exec, state| {
-                let mut rest = ids;
-                while !rest.is_empty() {
-                    let mut tokens = 0;
-                    let fits = rest.iter().take_while(|ids| {
-                        tokens += ids.len();
-                        tokens <= BATCH_TOKENS
-                    });
-                    let (batch, after) = rest.split_at(fits.count().max(1));
-                    rest = after;
-                    encoder::encode(model, exec, &mut state.scratch, &mut state.encoder, batch);
-                    let mut rows = state.encoder.hidden.chunks_exact(model.shape.stride());
-                    for ids in batch {
-                        let mut hidden = Vec::with_capacity(ids.len() * d_model);
-                        rows.by_ref().take(ids.len()).for_each(|row| hidden.extend_from_slice(&row[..d_model]));
-                        all.push(Encoding { input_ids: Vec::new(), hidden, d_model });
-                    }
-                }
+                encode_each(t5, exec, state, ids, |rows, count| {
+                    let mut hidden = Vec::with_capacity(count * d_model);
+                    rows.for_each(|row| hidden.extend_from_slice(row));
+                    all.push(Encoding { input_ids: Vec::new(), hidden, d_model });
+                });
             });
             Ok::<_, Error>(())
         })?;
@@ -209,6 +222,36 @@ impl Desk {
             encoding.input_ids = ids;
         }
         Ok(())
+    }
+}
+
+/// Sources in their order, those together whose hidden states stay in the cache.
+pub(crate) fn batches<'a, 'b>(mut rest: &'a [&'b [u32]]) -> impl Iterator<Item = &'a [&'b [u32]]> {
+    std::iter::from_fn(move || {
+        let mut tokens = 0;
+        let fits = rest.iter().take_while(|ids| {
+            tokens += ids.len();
+            tokens <= BATCH_TOKENS
+        });
+        let (batch, after) = rest.split_at(fits.count().max(1).min(rest.len()));
+        rest = after;
+        (!batch.is_empty()).then_some(batch)
+    })
+}
+
+/// Encodes sources; `each` gets the hidden states [d_model] of one after the other, and how many these are.
+pub(crate) fn encode_each(
+    t5: &T5,
+    exec: Exec<'_>,
+    state: &mut State,
+    sources: &[&[u32]],
+    mut each: impl FnMut(&mut dyn Iterator<Item = &[f32]>, usize),
+) {
+    let (model, d_model) = (t5.model(), t5.config().d_model);
+    for batch in batches(sources) {
+        encoder::encode(model, exec, &mut state.scratch, &mut state.encoder, batch);
+        let mut rows = state.encoder.hidden.chunks_exact(model.shape.stride()).map(|row| &row[..d_model]);
+        batch.iter().for_each(|ids| each(&mut rows.by_ref().take(ids.len()), ids.len()));
     }
 }
 

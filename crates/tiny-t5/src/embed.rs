@@ -19,24 +19,32 @@ impl Encoding {
     /// The mean of the hidden states: the sentence vector of Sentence-T5 and its kin, before their dense layer.
     #[must_use]
     pub fn mean(&self) -> Vec<f32> {
-        let mut mean = vec![0f32; self.d_model];
-        for row in self.hidden.chunks_exact(self.d_model) {
-            mean.iter_mut().zip(row).for_each(|(m, x)| *m += x);
-        }
-        let rows = self.input_ids.len() as f32;
-        mean.iter_mut().for_each(|m| *m /= rows);
+        let mut mean = vec![0.0; self.d_model];
+        mean_of(&mut self.hidden.chunks_exact(self.d_model), self.input_ids.len(), &mut mean);
         mean
     }
+}
+
+/// The mean of so many rows, into zeros.
+pub(crate) fn mean_of(rows: &mut dyn Iterator<Item = &[f32]>, count: usize, mean: &mut [f32]) {
+    for row in rows {
+        mean.iter_mut().zip(row).for_each(|(m, x)| *m += x);
+    }
+    mean.iter_mut().for_each(|m| *m /= count as f32);
 }
 
 /// A vector over its Euclidean length; zeros stay zeros.
 #[must_use]
 pub fn normalized(mut vector: Vec<f32>) -> Vec<f32> {
+    normalize(&mut vector);
+    vector
+}
+
+pub(crate) fn normalize(vector: &mut [f32]) {
     let length = vector.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt();
     if length > 0.0 {
         vector.iter_mut().for_each(|x| *x = (f64::from(*x) / length) as f32);
     }
-    vector
 }
 
 impl T5 {

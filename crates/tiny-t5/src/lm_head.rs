@@ -106,21 +106,23 @@ impl LmHead {
         Ok(logits)
     }
 
-    /// The logits of a few ids for one hidden state: those of [`LmHead::logits`], to the bit. The ids are below vocab_size.
+    /// The logits of a few ids for one hidden state: those of [`LmHead::logits`], to the bit. The ids are below vocab_size; `rows`
+    /// is a buffer.
     pub(crate) fn logits_of<const N: usize>(
         &self,
         model: &Model,
         exec: Exec<'_>,
         hidden: &[f32],
         ids: [u32; N],
+        rows: &mut Vec<f32>,
     ) -> [f32; N] {
         let (tensor, k) = (self.tensor(model), model.config().d_model);
-        let mut rows = vec![0.0; N * k];
+        let rows = room(rows, N * k);
         ids.iter()
             .zip(rows.chunks_exact_mut(k))
             .for_each(|(id, out)| weights::row(&tensor, *id as usize, model.dtype, out));
         let mut logits = [0.0; N];
-        chains(exec.isa, &hidden[..k], &rows, k, &mut logits);
+        chains(exec.isa, &hidden[..k], rows, k, &mut logits);
         logits
     }
 

@@ -8,12 +8,11 @@
 //! arXiv:2003.06713.
 
 use crate::decoder::{self, Feed};
+use crate::desk::{Desk, batches};
 use crate::encoder;
 use crate::error::{Error, Result};
+use crate::generate::State;
 use crate::t5::{Source, T5};
-
-/// Source tokens that are encoded together: their buffers stay in the cache.
-const BATCH_TOKENS: usize = 256;
 
 impl T5 {
     /// For each source the probability, 0 to 1, that its first token is `answer` and not `against`, if it is one of these two.
@@ -34,46 +33,42 @@ impl T5 {
     /// # Errors
     /// Where a source or an answer is not valid, or the checkpoint is not for conditional generation.
     pub fn answer_probability(&self, sources: &[Source<'_>], answer: u32, against: u32) -> Result<Vec<f32>> {
-        let (decoder, head) = self.generator("answer_probability")?;
-        self.ids_of("answer", Source::Ids(&[answer]))?;
-        self.ids_of("against", Source::Ids(&[against]))?;
-        let ids = sources.iter().map(|source| self.ids_of("source", *source)).collect::<Result<Vec<_>>>()?;
+        self.at_desk(|desk| self.answer_probability_at(desk, sources, answer, against))
+    }
+
+    pub(crate) fn answer_probability_at(
+        &self,
+        desk: &mut Desk,
+        sources: &[Source<'_>],
+        answer: u32,
+        against: u32,
+    ) -> Result<Vec<f32>> {
+        let (model, (decoder, head)) = (self.model(), self.generator("answer_probability")?);
+        self.check_ids("answer", &[answer])?;
+        self.check_ids("against", &[against])?;
         let start = self.generation_defaults().decoder_start_token_id.unwrap_or(self.config().decoder_start_token_id);
-        let model = self.model();
-        let mut probabilities = Vec::with_capacity(ids.len());
-        self.with_state(|exec, state| {
-            let mut rest = &ids[..];
-            while !rest.is_empty() {
-                let mut tokens = 0;
-                let fits = rest.iter().take_while(|ids| {
-                    tokens += ids.len();
-                    tokens <= BATCH_TOKENS
-                });
-                let (batch, after) = rest.split_at(fits.count().max(1));
-                rest = after;
-                let slices: Vec<&[u32]> = batch.iter().map(Vec::as_slice).collect();
-                let feeds: Vec<Feed> = (0..batch.len()).map(|i| Feed { cache: i, source: i, rows: i..i + 1 }).collect();
-                let (scratch, decoding) = (&mut state.scratch, &mut state.decoder);
-                encoder::encode(model, exec, scratch, &mut state.encoder, &slices);
-                let hidden = &state.encoder.hidden;
-                decoder::attend_to(model, exec, scratch, decoding, decoder, hidden, &slices, 0);
-                decoder::begin(model, decoding, decoder, batch.len(), 1);
-                decoder::decode(
-                    model,
-                    exec,
-                    scratch,
-                    decoding,
-                    (decoder, &model.packed),
-                    &feeds,
-                    &vec![start; batch.len()],
-                );
-                for hidden in decoding.hidden.chunks_exact(model.shape.stride()).take(batch.len()) {
-                    let [yes, no] = head.logits_of(model, exec, hidden, [answer, against]);
-                    probabilities.push(1.0 / (1.0 + (f64::from(no) - f64::from(yes)).exp()));
+        let mut probabilities = Vec::with_capacity(sources.len());
+        let ids_into = |source: Source<'_>, ids: &mut Vec<u32>| self.ids_into("source", source, ids);
+        desk.with_kept_ids(sources, ids_into, |desk, ids| {
+            desk.run(self, |exec, state| {
+                let State { scratch, encoder, decoder: decoding, feeds, ids: starts, vector, .. } = state;
+                for batch in batches(ids) {
+                    feeds.clear();
+                    feeds.extend((0..batch.len()).map(|i| Feed { cache: i, source: i, rows: i..i + 1 }));
+                    starts.clear();
+                    starts.resize(batch.len(), start);
+                    encoder::encode(model, exec, scratch, encoder, batch);
+                    decoder::attend_to(model, exec, scratch, decoding, decoder, &encoder.hidden, batch, 0);
+                    decoder::begin(model, decoding, decoder, batch.len(), 1);
+                    decoder::decode(model, exec, scratch, decoding, (decoder, &model.packed), feeds, starts);
+                    for hidden in decoding.hidden.chunks_exact(model.shape.stride()).take(batch.len()) {
+                        let [yes, no] = head.logits_of(model, exec, hidden, [answer, against], vector);
+                        probabilities.push((1.0 / (1.0 + (f64::from(no) - f64::from(yes)).exp())) as f32);
+                    }
                 }
-            }
-        });
-        Ok(probabilities.into_iter().map(|p| p as f32).collect())
+            });
+        })?;
+        Ok(probabilities)
     }
 
     /// The one token that a word is, for [`T5::answer_probability`].

@@ -76,12 +76,15 @@ impl T5 {
     /// # Errors
     /// As [`T5::score`].
     pub fn logits<'a>(&self, source: impl Into<Source<'a>>, target: impl Into<Source<'a>>) -> Result<Logits> {
-        let target_ids = self.ids_of("target", target.into())?;
-        let mut values = Vec::new();
-        self.at_desk(|desk| {
-            self.forced("logits", desk, source.into(), &target_ids, |row| values.extend_from_slice(row))
-        })?;
-        Ok(Logits { values, vocab_size: self.config().vocab_size })
+        self.at_desk(|desk| self.logits_at(desk, source.into(), target.into()))
+    }
+
+    pub(crate) fn logits_at(&self, desk: &mut Desk, source: Source<'_>, target: Source<'_>) -> Result<Logits> {
+        let target_ids = self.ids_of("target", target)?;
+        let vocab_size = self.config().vocab_size;
+        let mut values = Vec::with_capacity(target_ids.len() * vocab_size);
+        self.forced("logits", desk, source, &target_ids, |row| values.extend_from_slice(row))?;
+        Ok(Logits { values, vocab_size })
     }
 
     fn forced(
@@ -93,17 +96,31 @@ impl T5 {
         mut each: impl FnMut(&[f32]),
     ) -> Result<()> {
         let (decoder, head) = self.generator(call)?;
-        let source = self.ids_of("source", source)?;
+        let mut ids = std::mem::take(&mut desk.source);
+        self.ids_into("source", source, &mut ids)?;
         let start = self.generation_defaults().decoder_start_token_id.unwrap_or(self.config().decoder_start_token_id);
-        let decoder_ids: Vec<u32> = std::iter::once(start).chain(target[..target.len() - 1].iter().copied()).collect();
+        let mut decoder_ids = std::mem::take(&mut desk.given);
+        shift_right(start, target, &mut decoder_ids);
         let vocab_size = self.config().vocab_size;
-        desk.run(self, |exec, state| {
-            let mut logits = Vec::new();
-            self.decoder_states(decoder, exec, state, &source, &decoder_ids, |hidden, rows| {
+        let result = desk.run(self, |exec, state| {
+            let mut logits = std::mem::take(&mut state.logits);
+            let result = self.decoder_states(decoder, exec, state, &ids, &decoder_ids, |hidden, rows| {
                 let logits = head.logits(self.model(), exec, hidden, rows, &mut logits)?;
                 logits.chunks_exact(padded(vocab_size)).for_each(|row| each(&row[..vocab_size]));
                 Ok(())
-            })
-        })
+            });
+            state.logits = logits;
+            result
+        });
+        decoder_ids.clear();
+        (desk.source, desk.given) = (ids, decoder_ids);
+        result
     }
+}
+
+/// transformers' `_shift_right`: the decoder's ids that should yield the target's.
+pub(crate) fn shift_right(start: u32, target: &[u32], ids: &mut Vec<u32>) {
+    ids.clear();
+    ids.push(start);
+    ids.extend_from_slice(&target[..target.len() - 1]);
 }

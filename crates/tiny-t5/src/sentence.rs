@@ -6,15 +6,15 @@
 //! The folder says which of these: modules.json and the folders that it names. A folder without it gives the mean alone,
 //! as sentence-transformers does.
 
-use crate::desk::Desk;
-use crate::embed::normalized;
+use crate::desk::{Desk, encode_each};
+use crate::embed::{mean_of, normalize};
 use crate::error::{Error, Result, one_line};
 use crate::t5::{Source, T5};
 use crate::weights;
 use tiny_t5_checkpoint::Modules;
 use tiny_t5_kernels::{Activation, Isa, Team, activate_rows, chains, padded};
 
-/// Sources whose hidden states are in memory together.
+/// Sources whose ids are in memory together.
 const CHUNK: usize = 64;
 
 /// What stands behind the mean, ready to compute.
@@ -71,33 +71,46 @@ impl T5 {
     /// # Errors
     /// Where a source is not valid, or a file of the folder's modules is not what it should be.
     pub fn embed_batch(&self, sources: &[Source<'_>]) -> Result<Vec<Vec<f32>>> {
-        self.at_desk(|desk| self.embed_batch_at(desk, sources))
+        let mut all = Vec::new();
+        self.at_desk(|desk| self.embed_at(desk, sources, &mut all))?;
+        Ok(all)
     }
 
-    pub(crate) fn embed_batch_at(&self, desk: &mut Desk, sources: &[Source<'_>]) -> Result<Vec<Vec<f32>>> {
+    /// Vectors are appended to `all` in the order of the sources.
+    pub(crate) fn embed_at(&self, desk: &mut Desk, sources: &[Source<'_>], all: &mut Vec<Vec<f32>>) -> Result<()> {
         let sentence = self.sentence()?;
-        let mut vectors = Vec::with_capacity(sources.len());
+        all.reserve_exact(sources.len());
         for sources in sources.chunks(CHUNK) {
-            let ids = sources.iter().map(|source| self.cut(*source, sentence)).collect::<Result<Vec<_>>>()?;
-            let ids: Vec<Source<'_>> = ids.iter().map(Source::from).collect();
-            let mut encodings = Vec::new();
-            desk.encode(self, &ids, &mut encodings)?;
-            vectors.extend(encodings.iter().map(|encoding| sentence.vector(self.isa_value(), encoding.mean())));
+            let cut = |source: Source<'_>, ids: &mut Vec<u32>| self.cut(source, sentence, ids);
+            desk.with_kept_ids(sources, cut, |desk, ids| {
+                desk.run(self, |exec, state| {
+                    let mut buffers = (std::mem::take(&mut state.vector), std::mem::take(&mut state.logits));
+                    encode_each(self, exec, state, ids, |rows, count| {
+                        let (vector, out) = (&mut buffers.0, &mut buffers.1);
+                        vector.clear();
+                        vector.resize(self.config().d_model, 0.0);
+                        mean_of(rows, count, vector);
+                        sentence.finish(exec.isa, vector, out);
+                        all.push(vector.clone());
+                    });
+                    (state.vector, state.logits) = buffers;
+                });
+            })?;
         }
-        Ok(vectors)
+        Ok(())
     }
 
     /// The ids of a source, a text cut to the longest that the folder allows.
-    fn cut(&self, source: Source<'_>, sentence: &Sentence) -> Result<Vec<u32>> {
+    fn cut(&self, source: Source<'_>, sentence: &Sentence, ids: &mut Vec<u32>) -> Result<()> {
         let (Source::Text(text), Some(most)) = (source, sentence.max_seq_length) else {
-            return self.ids_of("source", source);
+            return self.ids_into("source", source, ids);
         };
-        let mut ids = self.need_tokenizer()?.encode(text)?;
+        *ids = self.need_tokenizer()?.encode(text)?;
         if let Some(end) = ids.last().copied().filter(|_| ids.len() > most) {
             ids.truncate(most - 1);
             ids.push(end);
         }
-        Ok(ids)
+        self.check_ids("source", ids)
     }
 }
 
@@ -130,17 +143,21 @@ impl Sentence {
         Ok(Sentence { max_seq_length: modules.max_seq_length, dense, normalize: modules.normalize })
     }
 
-    fn vector(&self, isa: Isa, mut vector: Vec<f32>) -> Vec<f32> {
+    /// What stands behind the mean; `out` is a buffer.
+    fn finish(&self, isa: Isa, vector: &mut Vec<f32>, out: &mut Vec<f32>) {
         for Dense { weight, bias, out_features, tanh } in &self.dense {
-            let mut out = vec![0.0; padded(*out_features)];
-            chains(isa, &vector, weight, vector.len(), &mut out[..*out_features]);
+            out.clear();
+            out.resize(padded(*out_features), 0.0);
+            chains(isa, vector, weight, vector.len(), &mut out[..*out_features]);
             out.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
             if *tanh {
-                activate_rows(isa, &Team::alone(), Activation::Tanh, &mut out);
+                activate_rows(isa, &Team::alone(), Activation::Tanh, out);
             }
-            out.truncate(*out_features);
-            vector = out;
+            vector.clear();
+            vector.extend_from_slice(&out[..*out_features]);
         }
-        if self.normalize { normalized(vector) } else { vector }
+        if self.normalize {
+            normalize(vector);
+        }
     }
 }

@@ -1,11 +1,12 @@
 //! A model with its own buffers: what a worker thread holds.
 
+use crate::classify::Classification;
 use crate::desk::Desk;
 use crate::embed::Encoding;
 use crate::error::Result;
 use crate::generate::Custom;
 use crate::options::Generate;
-use crate::score::Score;
+use crate::score::{Logits, Score};
 use crate::stream::Stream;
 use crate::t5::{Generated, Source, T5};
 use std::sync::Arc;
@@ -14,10 +15,10 @@ use std::sync::atomic::AtomicBool;
 /// A model with buffers, caches and a team of threads of its own, for one thread that makes many calls.
 ///
 /// The answers are those of the [`T5`] that it was made from, bit for bit. Once warm (a call of the same options with
-/// sources and answers at least as long was made before), encoding and greedy search, from ids, of one source, of a batch and in
-/// a stream, ask the system for no memory but what they return; with more than one thread there may be a few pieces a call for
-/// the pool. Beams, choices, log-probabilities and a caller's own rules take lists of their own, and a text costs what its
-/// tokenizer takes. `tests/allocations.rs` counts it.
+/// sources and answers at least as long was made before), a call on ids asks the system for no memory but what it returns: greedy
+/// search, sampling and beams, of one source, of a batch and in a stream; encoding, sentence vectors, scores, classification and
+/// re-ranking. With more than one thread there may be a few pieces a call for the pool. Log-probabilities and a caller's own rules,
+/// choices among them, take a few lists a call, and a text costs what its tokenizer takes. `tests/allocations.rs` counts it.
 ///
 /// A session is `Send`: make one a worker. The model itself is shared.
 ///
@@ -41,13 +42,15 @@ pub struct Session {
     desk: Desk,
     generated: Vec<Generated>,
     encoded: Vec<Encoding>,
+    embedded: Vec<Vec<f32>>,
 }
 
 impl T5 {
     /// A session of this model, with its threads and instruction set. It is cheap to make; its buffers grow with use.
     #[must_use]
     pub fn session(&self) -> Session {
-        Session { t5: self.clone(), desk: Desk::default(), generated: Vec::new(), encoded: Vec::new() }
+        let (desk, generated, encoded, embedded) = Default::default();
+        Session { t5: self.clone(), desk, generated, encoded, embedded }
     }
 }
 
@@ -139,13 +142,25 @@ impl Session {
         self.t5.score_at(&mut self.desk, source.into(), target.into())
     }
 
+    /// As [`T5::logits`].
+    ///
+    /// # Errors
+    /// As [`T5::score`].
+    pub fn logits<'a>(&mut self, source: impl Into<Source<'a>>, target: impl Into<Source<'a>>) -> Result<Logits> {
+        self.t5.logits_at(&mut self.desk, source.into(), target.into())
+    }
+
     /// As [`T5::embed`].
     ///
     /// # Errors
     /// As [`T5::embed_batch`].
     pub fn embed<'a>(&mut self, source: impl Into<Source<'a>>) -> Result<Vec<f32>> {
-        let mut all = self.embed_batch(&[source.into()])?;
-        Ok(all.pop().expect("one source has one vector"))
+        let mut all = std::mem::take(&mut self.embedded);
+        all.clear();
+        self.t5.embed_at(&mut self.desk, &[source.into()], &mut all)?;
+        let one = all.pop().expect("one source has one vector");
+        self.embedded = all;
+        Ok(one)
     }
 
     /// As [`T5::embed_batch`].
@@ -153,7 +168,25 @@ impl Session {
     /// # Errors
     /// As [`T5::embed_batch`].
     pub fn embed_batch(&mut self, sources: &[Source<'_>]) -> Result<Vec<Vec<f32>>> {
-        self.t5.embed_batch_at(&mut self.desk, sources)
+        let mut all = Vec::new();
+        self.t5.embed_at(&mut self.desk, sources, &mut all)?;
+        Ok(all)
+    }
+
+    /// As [`T5::classify`].
+    ///
+    /// # Errors
+    /// As [`T5::classify`].
+    pub fn classify<'a>(&mut self, source: impl Into<Source<'a>>) -> Result<Classification> {
+        self.t5.classify_at(&mut self.desk, source.into())
+    }
+
+    /// As [`T5::answer_probability`].
+    ///
+    /// # Errors
+    /// As [`T5::answer_probability`].
+    pub fn answer_probability(&mut self, sources: &[Source<'_>], answer: u32, against: u32) -> Result<Vec<f32>> {
+        self.t5.answer_probability_at(&mut self.desk, sources, answer, against)
     }
 
     /// As [`T5::encode`].

@@ -500,6 +500,11 @@ impl T5 {
             }
             Source::Text(text) => *ids = self.need_tokenizer()?.encode(text)?,
         }
+        self.check_ids(what, ids)
+    }
+
+    /// Some ids, all of the vocabulary, and not too many.
+    pub(crate) fn check_ids(&self, what: &str, ids: &[u32]) -> Result<()> {
         let vocab_size = self.config().vocab_size;
         if ids.is_empty() {
             return Err(Error::input(what, "an empty list of ids", "at least one id"));

@@ -8,7 +8,8 @@
 //! Source: transformers, `GenerationMixin._beam_search`.
 
 use super::processors::Context;
-use super::{Finish, Found, Search, Settings, Strategy};
+use super::rows::Sources;
+use super::{Finish, Found, Search, Spare, Strategy};
 use crate::error::Result;
 use crate::options::EarlyStopping;
 use std::cmp::Ordering;
@@ -18,17 +19,20 @@ use tiny_t5_kernels::{BLOCK, block_maxima, log_softmax_row};
 const OUT: f32 = -1e9;
 
 struct Beam {
-    /// The start token and what was generated.
+    /// The prompt and what was generated.
     ids: Vec<u32>,
     /// The sum of its log-probabilities.
     score: f32,
     cache: usize,
 }
 
+/// The beams of one source.
+#[derive(Default)]
 struct Source {
-    ids: Vec<u32>,
     /// Its place among the call's sources.
     index: usize,
+    /// Its search goes on.
+    live: bool,
     /// Best first.
     running: Vec<Beam>,
     /// Best first, by penalised score.
@@ -36,22 +40,60 @@ struct Source {
 }
 
 /// The beams of all sources.
-pub(super) struct Beams {
-    live: Vec<Source>,
-    done: Vec<Vec<Found>>,
+pub(crate) struct Beams {
+    texts: Sources,
+    /// Those of the call, and perhaps of an earlier one behind them.
+    sources: Vec<Source>,
     generated: usize,
-    candidates: Candidates,
-    /// What the live beams of each source begin with.
-    settled: Vec<Vec<u32>>,
+    /// Sequences of a source that are asked for.
+    returned: usize,
+    buffers: Buffers,
 }
 
 /// Buffers of a step.
 #[derive(Default)]
-struct Candidates {
-    /// Best first.
+struct Buffers {
+    /// The continuations, best first.
     best: Vec<Candidate>,
     /// Of blocks of a beam's scores.
     maxima: Vec<f32>,
+    /// Why each of the best ends, if it does.
+    ends: Vec<Option<Finish>>,
+    /// Those that go on.
+    next: Vec<Candidate>,
+    /// What becomes of them.
+    running: Vec<Beam>,
+    /// Caches that nobody goes on with.
+    free: Vec<usize>,
+    /// Beams whose cache a child has.
+    taken: Vec<bool>,
+    /// What a stop rule looks at.
+    text: Vec<u32>,
+    lists: Lists,
+}
+
+/// Lists of ids that no beam has, for those that come.
+#[derive(Default)]
+struct Lists {
+    free: Vec<Vec<u32>>,
+    /// Ids that a list has room for from the start.
+    room: usize,
+}
+
+impl Lists {
+    /// A list of these ids and what follows them.
+    fn take(&mut self, ids: &[u32], next: Option<u32>) -> Vec<u32> {
+        let mut list = self.free.pop().unwrap_or_default();
+        list.clear();
+        list.reserve(self.room);
+        list.extend_from_slice(ids);
+        list.extend(next);
+        list
+    }
+
+    fn give(&mut self, list: Vec<u32>) {
+        self.free.push(list);
+    }
 }
 
 /// A continuation of a running beam.
@@ -68,110 +110,123 @@ fn order(a: &Candidate, b: &Candidate) -> Ordering {
 }
 
 impl Beams {
-    pub(super) fn new(search: &mut Search<'_>, sources: &[&[u32]]) -> Beams {
+    /// On the memory of an earlier search.
+    pub(super) fn start(search: &mut Search<'_>, sources: &[&[u32]]) -> Box<Beams> {
         let settings = search.settings;
         let beams = settings.num_beams;
         search.begin((0..sources.len() * beams).map(|cache| (cache, cache / beams)));
-        let source = |(index, ids): (usize, &&[u32])| {
-            let beam = |b| Beam {
-                ids: settings.prompt.clone(),
+        let mut this = search.state.spare.beams.take().unwrap_or_else(|| {
+            let (texts, sources, buffers) = Default::default();
+            Box::new(Beams { texts, sources, generated: 0, returned: 0, buffers })
+        });
+        let Beams { texts, sources: all, buffers: Buffers { lists, .. }, .. } = &mut *this;
+        texts.set(sources);
+        if all.len() < sources.len() {
+            all.resize_with(sources.len(), Source::default);
+        }
+        for Source { live, running, finished, .. } in all.iter_mut() {
+            *live = false;
+            running.drain(..).for_each(|beam| lists.give(beam.ids));
+            finished.drain(..).for_each(|found| lists.give(found.ids));
+        }
+        lists.room = settings.prompt.len() + settings.max_new_tokens.min(super::RESERVE);
+        // Where there may be fewer ways on than beams, those that do not count would take part in the end.
+        let running = if settings.custom.constrains() { 1 } else { beams };
+        for (index, source) in all.iter_mut().enumerate().take(sources.len()) {
+            (source.index, source.live) = (index, true);
+            source.running.reserve(beams);
+            source.running.extend((0..running).map(|b| Beam {
+                ids: lists.take(&settings.prompt, None),
                 score: if b == 0 { 0.0 } else { OUT },
                 cache: index * beams + b,
-            };
-            // Where there may be fewer ways on than beams, those that do not count would take part in the end.
-            let running = if settings.custom.constrains() { 1 } else { beams };
-            Source { ids: ids.to_vec(), index, running: (0..running).map(beam).collect(), finished: Vec::new() }
-        };
-        Beams {
-            live: sources.iter().enumerate().map(source).collect(),
-            done: sources.iter().map(|_| Vec::new()).collect(),
-            generated: 0,
-            candidates: Candidates::default(),
-            settled: sources.iter().map(|_| Vec::new()).collect(),
+            }));
         }
+        (this.generated, this.returned) = (0, settings.num_return_sequences);
+        this
     }
 }
 
 impl Strategy for Beams {
     fn step(&mut self, search: &mut Search<'_>) -> Result<()> {
         let settings = search.settings;
-        search.feed(self.live.iter().flat_map(|source| {
+        search.feed(self.sources.iter().filter(|source| source.live).flat_map(|source| {
             source.running.iter().map(|beam| (beam.cache, source.index, beam.ids[beam.ids.len() - 1]))
         }));
         self.generated += 1;
         search.logits()?;
+        let Beams { texts, sources, generated, buffers, .. } = self;
         let mut first = 0;
-        for source in &mut self.live {
-            best_candidates(search, source, first, &mut self.candidates);
+        for source in sources.iter_mut().filter(|source| source.live) {
+            let text = texts.get(source.index);
+            best_candidates(search, source, text, first, buffers);
             first += source.running.len();
-            source.advance(search, &self.candidates.best, self.generated);
+            source.advance(search, text, buffers, *generated);
             if source.running.is_empty() && source.finished.is_empty() {
                 return Err(super::custom::no_way_on());
             }
+            source.live = *generated < settings.max_new_tokens && source.can_improve(search, *generated);
         }
-        let Beams { live, done, generated, settled, .. } = self;
-        live.retain_mut(|source| {
-            let goes_on = *generated < settings.max_new_tokens && source.can_improve(search, *generated);
-            if !goes_on {
-                source.end(done, settings.num_return_sequences);
-            }
-            settled[source.index] = source.settled();
-            goes_on
-        });
         Ok(())
     }
 
     fn is_done(&self) -> bool {
-        self.live.is_empty()
+        self.sources.iter().all(|source| !source.live)
     }
 
     fn stop(&mut self) {
-        for mut source in self.live.drain(..) {
+        for source in self.sources.iter_mut().filter(|source| source.live) {
+            source.live = false;
             // Nothing finished yet: the best running beam is what there is.
             if source.finished.is_empty() {
-                let best = source.running.swap_remove(0);
-                source.finished.push(Found {
-                    ids: best.ids[1..].to_vec(),
-                    score: Some(best.score),
-                    finish: Finish::Stopped,
-                });
+                let Beam { ids, score, .. } = &source.running[0];
+                let ids = self.buffers.lists.take(&ids[1..], None);
+                source.finished.push(Found { ids, score: Some(*score), finish: Finish::Stopped });
             }
-            source.end(&mut self.done, usize::MAX);
         }
     }
 
     fn settled(&self, source: usize) -> &[u32] {
-        match self.done[source].first() {
-            Some(best) => &best.ids,
-            None => &self.settled[source],
-        }
+        self.sources[source].settled()
     }
 
     fn found(&mut self, found: &mut [Vec<Found>]) {
-        found.iter_mut().zip(&mut self.done).for_each(|(all, own)| all.append(own));
+        let lists = &mut self.buffers.lists;
+        for (found, source) in found.iter_mut().zip(&mut self.sources) {
+            for (place, Found { ids, score, finish }) in source.finished.drain(..).enumerate() {
+                if place < self.returned {
+                    found.push(Found { ids: ids.clone(), score, finish });
+                }
+                lists.give(ids);
+            }
+        }
+    }
+
+    fn put_back(self: Box<Self>, spare: &mut Spare) {
+        spare.beams = Some(self);
     }
 }
 
-fn context<'a>(settings: &Settings<'_>, source: &'a Source, ids: &'a [u32], numbers: &[usize]) -> Context<'a> {
-    Context { ids, prompt: settings.prompt.len(), source: &source.ids, index: numbers[source.index] }
+fn context<'a>(search: &Search<'_>, source: &Source, text: &'a [u32], ids: &'a [u32]) -> Context<'a> {
+    Context { ids, prompt: search.settings.prompt.len(), source: text, index: search.numbers[source.index] }
 }
 
 /// The best K continuations of a source's beams, whose logits are the rows from `first` on.
-fn best_candidates(search: &mut Search<'_>, source: &Source, first: usize, candidates: &mut Candidates) {
+fn best_candidates(search: &mut Search<'_>, source: &Source, text: &[u32], first: usize, buffers: &mut Buffers) {
     let settings = search.settings;
     let isa = search.exec.isa;
     let keep = (settings.eos.len() + 1).max(2) * settings.num_beams;
-    let Candidates { best: candidates, maxima } = candidates;
+    let Buffers { best: candidates, maxima, .. } = buffers;
     candidates.clear();
     // What the worst of a full list scores.
     let mut least = f32::NEG_INFINITY;
-    let (constrained, numbers) = (settings.custom.constrains(), search.numbers);
-    let mut logits = search.last_logits();
+    let constrained = settings.custom.constrains();
     for (beam, Beam { ids, score, .. }) in source.running.iter().enumerate() {
+        let context = context(search, source, text, ids);
+        let mut logits = search.last_logits();
         let scores = logits.row(first + beam);
         log_softmax_row(isa, scores);
         for processor in &settings.processors {
-            processor.process(&context(settings, source, ids, numbers), scores);
+            processor.process(&context, scores);
         }
         // A list of the best so far; once it is long, it is cut, and what could not get in is passed over.
         block_maxima(isa, scores, maxima);
@@ -198,72 +253,82 @@ fn best_candidates(search: &mut Search<'_>, source: &Source, first: usize, candi
 }
 
 impl Source {
-    fn end(&mut self, done: &mut [Vec<Found>], most: usize) {
-        self.finished.truncate(most);
-        done[self.index] = std::mem::take(&mut self.finished);
-    }
-
     /// The ids that every beam that may still win begins with.
-    fn settled(&self) -> Vec<u32> {
-        let mut all = self.running.iter().map(|b| &b.ids[1..]).chain(self.finished.iter().map(|f| &f.ids[..]));
+    fn settled(&self) -> &[u32] {
+        let mut finished = self.finished.iter().map(|f| &f.ids[..]);
+        if !self.live {
+            return finished.next().unwrap_or_default();
+        }
+        let mut all = self.running.iter().map(|b| &b.ids[1..]).chain(finished);
         let mut common = all.next().unwrap_or_default();
         for ids in all {
             let same = common.iter().zip(ids).take_while(|(a, b)| a == b).count();
             common = &common[..same];
         }
-        common.to_vec()
+        common
     }
 
-    /// Finishes the candidates that end, and makes the running beams of the next step.
-    fn advance(&mut self, search: &mut Search<'_>, candidates: &[Candidate], generated: usize) {
+    /// Finishes the best candidates that end, and makes the running beams of the next step.
+    fn advance(&mut self, search: &mut Search<'_>, text: &[u32], buffers: &mut Buffers, generated: usize) {
         let settings = search.settings;
         let beams = settings.num_beams;
         let at_limit = generated >= settings.max_new_tokens;
-        let ends: Vec<Option<Finish>> = candidates.iter().map(|c| self.finish(search, c, at_limit)).collect();
+        let Buffers { best, ends, next, running, free, taken, text: ids, lists, .. } = buffers;
+        ends.clear();
+        ends.extend(best.iter().map(|c| self.finish(search, text, c, ids, at_limit)));
         let penalty = (generated as f64).powf(settings.length_penalty) as f32;
         let full = self.finished.len() == beams && settings.early_stopping == EarlyStopping::Yes;
-        for (c, finish) in candidates.iter().zip(&ends).take(beams).filter(|_| !full) {
+        for (c, finish) in best.iter().zip(&*ends).take(beams).filter(|_| !full) {
             let Some(finish) = *finish else { continue };
-            let ids = self.running[c.beam].ids[1..].iter().copied().chain([c.id]).collect();
             let score = c.score / penalty;
             let place = self.finished.partition_point(|f| f.score.is_some_and(|s| s >= score));
+            let ids = lists.take(&self.running[c.beam].ids[1..], Some(c.id));
             self.finished.insert(place, Found { ids, score: Some(score), finish });
-            self.finished.truncate(beams);
+            self.finished.drain(beams.min(self.finished.len())..).for_each(|worst| lists.give(worst.ids));
         }
         if at_limit {
             return;
         }
         // The first child of a beam goes on with its cache; the others copy it into those that nobody goes on with.
-        let goes_on = candidates.iter().zip(&ends).filter(|(_, finish)| finish.is_none());
-        let next: Vec<&Candidate> = goes_on.map(|(c, _)| c).take(beams).collect();
-        let mut free: Vec<usize> = (self.index * beams..(self.index + 1) * beams)
-            .filter(|cache| next.iter().all(|c| self.running[c.beam].cache != *cache))
-            .collect();
-        let mut taken = vec![false; self.running.len()];
-        let running = next
-            .iter()
-            .map(|c| {
-                let parent = &self.running[c.beam];
-                let cache = match std::mem::replace(&mut taken[c.beam], true) {
-                    false => parent.cache,
-                    true => {
-                        let copy = free.pop().unwrap_or(parent.cache);
-                        search.copy_cache(parent.cache, copy);
-                        copy
-                    }
-                };
-                Beam { ids: parent.ids.iter().copied().chain([c.id]).collect(), score: c.score, cache }
-            })
-            .collect();
-        self.running = running;
+        next.clear();
+        next.extend(best.iter().zip(&*ends).filter(|(_, finish)| finish.is_none()).map(|(c, _)| *c).take(beams));
+        let kept = |cache: &usize| next.iter().any(|c| self.running[c.beam].cache == *cache);
+        free.clear();
+        free.extend((self.index * beams..(self.index + 1) * beams).filter(|cache| !kept(cache)));
+        taken.clear();
+        taken.resize(self.running.len(), false);
+        running.reserve(beams);
+        for c in &*next {
+            let parent = &self.running[c.beam];
+            let cache = match std::mem::replace(&mut taken[c.beam], true) {
+                false => parent.cache,
+                true => {
+                    let copy = free.pop().unwrap_or(parent.cache);
+                    search.copy_cache(parent.cache, copy);
+                    copy
+                }
+            };
+            running.push(Beam { ids: lists.take(&parent.ids, Some(c.id)), score: c.score, cache });
+        }
+        std::mem::swap(&mut self.running, running);
+        running.drain(..).for_each(|parent| lists.give(parent.ids));
     }
 
-    /// Why a candidate ends here, if it does.
-    fn finish(&self, search: &Search<'_>, candidate: &Candidate, at_limit: bool) -> Option<Finish> {
+    /// Why a candidate ends here, if it does; `ids` is a buffer.
+    fn finish(
+        &self,
+        search: &Search<'_>,
+        text: &[u32],
+        candidate: &Candidate,
+        ids: &mut Vec<u32>,
+        at_limit: bool,
+    ) -> Option<Finish> {
         let settings = search.settings;
-        let stops = || {
-            let ids = [&self.running[candidate.beam].ids[..], &[candidate.id]].concat();
-            settings.custom.stops(&context(settings, self, &ids, search.numbers))
+        let mut stops = || {
+            ids.clear();
+            ids.extend_from_slice(&self.running[candidate.beam].ids);
+            ids.push(candidate.id);
+            settings.custom.stops(&context(search, self, text, ids))
         };
         if settings.eos.contains(&candidate.id) {
             Some(Finish::Eos)

@@ -29,6 +29,7 @@ use crate::weights::Packed;
 use speculate::Pace;
 use std::time::{Duration, Instant};
 use tiny_t5_kernels::padded;
+use warpers::Warped;
 
 /// Positions for which memory is taken before the first step; longer texts grow it.
 pub(crate) const RESERVE: usize = 512;
@@ -96,10 +97,13 @@ pub(crate) struct State {
     pub(crate) scratch: Scratch,
     pub(crate) encoder: EncoderState,
     pub(crate) decoder: DecoderState,
-    logits: Vec<f32>,
+    pub(crate) logits: Vec<f32>,
+    /// What stands between the stacks and an answer that is no token.
+    pub(crate) vector: Vec<f32>,
     choice: Choice,
-    feeds: Vec<Feed>,
-    ids: Vec<u32>,
+    warped: Warped,
+    pub(crate) feeds: Vec<Feed>,
+    pub(crate) ids: Vec<u32>,
     pace: Pace,
     /// Of a call: its sources by length, those that are decoded together, and their numbers.
     order: Vec<usize>,
@@ -114,6 +118,7 @@ pub(crate) struct State {
 #[derive(Default)]
 pub(crate) struct Spare {
     rows: Option<Box<rows::Rows>>,
+    beams: Option<Box<beam::Beams>>,
     speculation: Option<Box<speculate::Speculation>>,
 }
 
@@ -284,7 +289,7 @@ impl<'a> Search<'a> {
                 (copies, drafts) => speculate::Speculation::start(self, sources[0], copies, drafts),
             },
             (1, true) => sample::sample(self, sources),
-            _ => Box::new(beam::Beams::new(self, sources)),
+            _ => beam::Beams::start(self, sources),
         }
     }
 

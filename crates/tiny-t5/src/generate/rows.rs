@@ -32,13 +32,13 @@ pub(crate) struct Rows {
 
 /// The ids of the sources, one behind the other.
 #[derive(Default)]
-struct Sources {
+pub(super) struct Sources {
     ids: Vec<u32>,
     ends: Vec<usize>,
 }
 
 impl Sources {
-    fn set(&mut self, sources: &[&[u32]]) {
+    pub(super) fn set(&mut self, sources: &[&[u32]]) {
         self.ids.clear();
         self.ends.clear();
         for source in sources {
@@ -47,7 +47,7 @@ impl Sources {
         }
     }
 
-    fn get(&self, source: usize) -> &[u32] {
+    pub(super) fn get(&self, source: usize) -> &[u32] {
         let first = if source == 0 { 0 } else { self.ends[source - 1] };
         &self.ids[first..self.ends[source]]
     }

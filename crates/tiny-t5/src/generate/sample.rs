@@ -19,17 +19,20 @@ pub(super) fn sample(search: &mut Search<'_>, sources: &[&[u32]]) -> Box<Rows> {
 fn pick(search: &mut Search<'_>, step: &Step<'_>, picked: &mut Vec<u32>) -> Result<()> {
     let (settings, isa) = (search.settings, search.exec.isa);
     let numbers = search.numbers;
-    let mut logits = search.logits()?;
+    search.logits()?;
+    let mut buffers = std::mem::take(&mut search.state.warped);
+    let mut logits = search.last_logits();
     picked.clear();
     for (i, row) in step.rows.iter().enumerate() {
         let scores = logits.row(i);
         step.process(i, scores);
-        warpers::warp(isa, &settings.warpers, scores);
+        warpers::warp(isa, &settings.warpers, scores, &mut buffers);
         softmax_row(isa, scores);
         let number = numbers.get(row.source).copied().unwrap_or(row.source) as u64;
         let uniform = uniform(settings.seed, [number, row.sample as u64, row.ids.len() as u64]);
         picked.push(draw(scores, uniform));
     }
+    search.state.warped = buffers;
     Ok(())
 }
 

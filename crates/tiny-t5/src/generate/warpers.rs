@@ -30,28 +30,43 @@ pub(crate) fn of(o: &Generate) -> Vec<Warper> {
     all
 }
 
+/// Buffers: numbers and places, one a token of the vocabulary.
+#[derive(Default)]
+pub(crate) struct Warped {
+    probabilities: Vec<f32>,
+    surprise: Vec<f32>,
+    order: Vec<u32>,
+}
+
 /// Applies them to the scores [vocab_size] of one token.
-pub(crate) fn warp(isa: Isa, warpers: &[Warper], scores: &mut [f32]) {
+pub(crate) fn warp(isa: Isa, warpers: &[Warper], scores: &mut [f32], buffers: &mut Warped) {
+    let p = &mut buffers.probabilities;
     for warper in warpers {
         match *warper {
             Warper::Temperature(t) => scores.iter_mut().for_each(|x| *x /= t),
             Warper::TopK(k) => {
                 // All that tie with the k-th stay.
-                let least = nth_largest(scores, k);
+                let least = nth_largest(scores, k, p);
                 drop_where(scores, |_, x| x < least);
             }
-            Warper::TopP(p) => top_p(isa, p, scores),
+            Warper::TopP(mass) => top_p(isa, mass, scores, p, &mut buffers.order),
             Warper::MinP(share) => {
-                let p = probabilities(isa, scores);
+                probabilities(isa, scores, p);
                 let least = p.iter().copied().fold(0.0, f32::max) * share;
                 drop_where(scores, |i, _| p[i] < least);
             }
-            Warper::TypicalP(mass) => typical_p(isa, mass, scores),
-            Warper::EpsilonCutoff(epsilon) => cutoff(isa, epsilon, scores),
+            Warper::TypicalP(mass) => {
+                typical_p(isa, mass, scores, p, &mut buffers.surprise, &mut buffers.order);
+            }
+            Warper::EpsilonCutoff(epsilon) => {
+                probabilities(isa, scores, p);
+                cutoff(epsilon, scores, p);
+            }
             Warper::EtaCutoff(epsilon) => {
-                let (_, entropy) = log_probabilities(isa, scores);
+                probabilities(isa, scores, p);
+                let entropy = entropy(scores, log_sum_exp(isa, scores), p);
                 let eta = epsilon.min(epsilon.sqrt() * (-entropy).exp());
-                cutoff(isa, eta as f32, scores);
+                cutoff(eta as f32, scores, p);
             }
         }
     }
@@ -66,69 +81,67 @@ fn drop_where(scores: &mut [f32], drop: impl Fn(usize, f32) -> bool) {
 }
 
 /// The k-th largest, or the smallest where there are fewer.
-fn nth_largest(scores: &[f32], k: usize) -> f32 {
-    let mut sorted = scores.to_vec();
+fn nth_largest(scores: &[f32], k: usize, sorted: &mut Vec<f32>) -> f32 {
+    sorted.clear();
+    sorted.extend_from_slice(scores);
     let k = k.clamp(1, sorted.len());
     *sorted.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1
 }
 
-fn probabilities(isa: Isa, scores: &[f32]) -> Vec<f32> {
-    let mut p = scores.to_vec();
-    softmax_row(isa, &mut p);
-    p
+fn probabilities(isa: Isa, scores: &[f32], p: &mut Vec<f32>) {
+    p.clear();
+    p.extend_from_slice(scores);
+    softmax_row(isa, p);
 }
 
-/// Each log-probability, and the entropy.
-fn log_probabilities(isa: Isa, scores: &[f32]) -> (Vec<f32>, f64) {
-    let sum = log_sum_exp(isa, scores);
-    let log: Vec<f32> = scores.iter().map(|x| x - sum).collect();
-    let p = probabilities(isa, scores);
-    let terms = log.iter().zip(&p).filter(|(_, p)| **p > 0.0).map(|(l, p)| f64::from(*l) * f64::from(*p));
-    let entropy = -terms.sum::<f64>();
-    (log, entropy)
+/// Of probabilities `p`; `sum` is the log-sum-exp of the scores.
+fn entropy(scores: &[f32], sum: f32, p: &[f32]) -> f64 {
+    let terms = scores.iter().zip(p).filter(|(_, p)| **p > 0.0).map(|(x, p)| f64::from(x - sum) * f64::from(*p));
+    -terms.sum::<f64>()
 }
 
 /// Ids from the least score to the greatest; of equal scores the lower id first.
-fn ascending(scores: &[f32]) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..scores.len()).collect();
-    order.sort_by(|a, b| scores[*a].total_cmp(&scores[*b]));
-    order
+fn ascending(scores: &[f32], order: &mut Vec<u32>) {
+    order.clear();
+    order.extend(0..scores.len() as u32);
+    order.sort_unstable_by(|a, b| scores[*a as usize].total_cmp(&scores[*b as usize]).then(a.cmp(b)));
 }
 
-/// Drops, from the least on, as long as what is dropped has at most 1 - p of the probability.
-fn top_p(isa: Isa, p: f64, scores: &mut [f32]) {
-    let probability = probabilities(isa, scores);
-    let order = ascending(scores);
+/// Drops, from the least on, as long as what is dropped has at most 1 - mass of the probability.
+fn top_p(isa: Isa, mass: f64, scores: &mut [f32], p: &mut Vec<f32>, order: &mut Vec<u32>) {
+    probabilities(isa, scores, p);
+    ascending(scores, order);
     let mut sum = 0f32;
     for id in &order[..order.len() - 1] {
-        sum += probability[*id];
-        if f64::from(sum) > f64::from((1.0 - p) as f32) {
+        sum += p[*id as usize];
+        if f64::from(sum) > f64::from((1.0 - mass) as f32) {
             break;
         }
-        scores[*id] = f32::NEG_INFINITY;
+        scores[*id as usize] = f32::NEG_INFINITY;
     }
 }
 
 /// Keeps the tokens whose surprise is nearest to the entropy, until they have `mass` of the probability.
-fn typical_p(isa: Isa, mass: f64, scores: &mut [f32]) {
-    let (log, entropy) = log_probabilities(isa, scores);
-    let shift: Vec<f32> = log.iter().map(|l| (-l - entropy as f32).abs()).collect();
-    let order = ascending(&shift);
-    let p = probabilities(isa, scores);
+fn typical_p(isa: Isa, mass: f64, scores: &mut [f32], p: &mut Vec<f32>, shift: &mut Vec<f32>, order: &mut Vec<u32>) {
+    probabilities(isa, scores, p);
+    let log_sum = log_sum_exp(isa, scores);
+    let entropy = entropy(scores, log_sum, p);
+    shift.clear();
+    shift.extend(scores.iter().map(|x| (-(x - log_sum) - entropy as f32).abs()));
+    ascending(shift, order);
     let mut sum = 0f32;
     let below = order.iter().take_while(|id| {
-        sum += p[**id];
+        sum += p[**id as usize];
         f64::from(sum) < f64::from(mass as f32)
     });
     let last = below.count().min(order.len() - 1);
-    let most = shift[order[last]];
-    let first = order[0];
+    let most = shift[order[last] as usize];
+    let first = order[0] as usize;
     drop_where(scores, |i, _| shift[i] > most && i != first);
 }
 
 /// Drops what is less probable than a bound, but for the best.
-fn cutoff(isa: Isa, least: f32, scores: &mut [f32]) {
-    let p = probabilities(isa, scores);
+fn cutoff(least: f32, scores: &mut [f32], p: &[f32]) {
     let best = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     drop_where(scores, |i, x| p[i] < least && x < best);
 }
@@ -155,7 +168,7 @@ mod tests {
             let scores: Vec<f32> = serde_json::from_value(case["scores"].clone()).unwrap();
             for isa in Isa::available() {
                 let mut scores = scores.clone();
-                warp(isa, &warpers, &mut scores);
+                warp(isa, &warpers, &mut scores, &mut Warped::default());
                 for (i, (got, expected)) in scores.iter().zip(case["out"].as_array().unwrap()).enumerate() {
                     match expected.as_f64() {
                         Some(expected) => {

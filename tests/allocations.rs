@@ -56,6 +56,13 @@ const MORE: usize = 16;
 /// Runs after which a count that does not grow is believed, and one that does.
 const RUNS: usize = 4;
 const MOST_RUNS: usize = 100;
+/// What a call on more than one thread may take for the pool: a busy machine sends helpers home, and a region calls them again.
+/// Less than one a step of `MORE`.
+const POOL: usize = 8;
+
+fn pool(threads: usize) -> usize {
+    if threads == 1 { 0 } else { POOL }
+}
 
 /// The English-to-IPA model without its tokenizer: ids in, ids out. Wide enough that two threads share each product of a
 /// step; the golden folders are not.
@@ -90,7 +97,7 @@ fn measure(t5: &T5, count: usize, options: &Generate) -> (usize, usize) {
     for run in 0..MOST_RUNS {
         call = call.min(allocations(t5, &sources, STEPS, options));
         longer = longer.min(allocations(t5, &sources, STEPS + MORE, options));
-        if run >= RUNS && longer <= call {
+        if run >= RUNS && longer <= call + pool(t5.threads()) {
             break;
         }
     }
@@ -102,7 +109,7 @@ fn assert_greedy_allocates_nothing(threads: usize) {
     for count in [1, 8] {
         let (call, more) = measure(&t5, count, &Generate::default());
         println!("greedy, {count} sources, {threads} threads: {call} allocations a call, {more} for {MORE} more steps");
-        assert_eq!(more, 0, "{count} sources");
+        assert!(more <= pool(threads), "{count} sources: {more}");
     }
 }
 
@@ -155,7 +162,7 @@ fn greedy_step_over_many_words_allocates_nothing() {
         for count in [1, 8] {
             let (call, more) = measure(&t5, count, &Generate::default());
             println!("many words, {count} sources, {threads} threads: {call} a call, {more} for {MORE} more steps");
-            assert_eq!(more, 0, "{count} sources, {threads} threads");
+            assert!(more <= pool(threads), "{count} sources, {threads} threads: {more}");
         }
     }
 }
@@ -171,7 +178,7 @@ fn beam_step_allocates_nothing() {
             println!(
                 "{num_beams} beams, {count} sources, {threads} threads: {call} a call, {more} for {MORE} more steps"
             );
-            assert_eq!(more, 0, "{num_beams} beams, {count} sources");
+            assert!(more <= pool(threads), "{num_beams} beams, {count} sources: {more}");
         }
     }
 }
@@ -198,7 +205,7 @@ fn sampling_step_allocates_nothing() {
         let options = Generate { num_return_sequences: Some(num_return_sequences), ..sampling() };
         let (call, more) = measure(&t5, 2, &options);
         println!("{num_return_sequences} samples, {threads} threads: {call} a call, {more} for {MORE} more steps");
-        assert_eq!(more, 0, "{num_return_sequences} samples");
+        assert!(more <= pool(threads), "{num_return_sequences} samples: {more}");
     }
 }
 
@@ -229,7 +236,7 @@ fn session_allocates_what_it_returns() {
     let short: Vec<u32> = (9..20).chain([1]).collect();
     let sources: Vec<Source<'_>> = [&long, &short, &long, &short].map(Source::from).to_vec();
     let options = exactly(STEPS, &Generate::default());
-    for (threads, pool) in [(1, 0), (2, 8)] {
+    for (threads, pool) in [(1, 0), (2, POOL)] {
         let mut session = model().with_threads(threads).session();
         // Ids of the source, list of sequences, ids of each.
         let generate = warm(3 + pool, || drop(session.generate(&long, &options).unwrap()));
@@ -263,7 +270,7 @@ fn session_allocates_the_sequences_that_it_returns() {
         ..Generate::default()
     };
     let samples = Generate { num_return_sequences: Some(3), ..sampling() };
-    for (threads, pool) in [(1, 0), (2, 8)] {
+    for (threads, pool) in [(1, 0), (2, POOL)] {
         let mut session = model().with_threads(threads).session();
         for (options, returned) in [(beams(1), 1), (beams(3), 3), (sampling(), 1), (samples.clone(), 3)] {
             let options = exactly(STEPS, &options);
@@ -288,7 +295,7 @@ fn session_allocates_its_vectors_scores_and_labels_alone() {
     let long: Vec<u32> = (3..45).chain([1]).collect();
     let short: Vec<u32> = (9..20).chain([1]).collect();
     let sources: Vec<Source<'_>> = [&long, &short, &long].map(Source::from).to_vec();
-    for (threads, pool) in [(1, 0), (2, 8)] {
+    for (threads, pool) in [(1, 0), (2, POOL)] {
         let mut session = model().with_threads(threads).session();
         let embed = warm(1 + pool, || drop(session.embed(&long).unwrap()));
         let embed_batch = warm(1 + 3 + pool, || drop(session.embed_batch(&sources).unwrap()));

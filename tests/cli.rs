@@ -401,9 +401,34 @@ fn cli_generate_has_every_option_of_the_library_with_its_words() {
     let help = answer(&["generate", "--help"]).split_whitespace().collect::<Vec<_>>().join(" ");
     for (name, doc) in tiny_t5::Generate::OPTIONS {
         let long = format!("--{}", name.replace('_', "-"));
-        assert!(help.contains(&format!("{long} <VALUE>")) || help.contains(&format!("{long}[=<BOOL>]")), "{name}");
-        assert!(help.contains(doc.trim().trim_end_matches('.')), "{name}: {doc}");
+        assert!(help.contains(&format!("{long} <")) || help.contains(&format!("{long}[=<BOOL>]")), "{name}");
+        // Other options have their names of the command line.
+        let word = |word: &str| match word.contains('_') {
+            true => format!("--{}", word.replace('_', "-")),
+            false => word.to_owned(),
+        };
+        let doc = doc.trim().trim_end_matches('.').split(' ').map(word).collect::<Vec<_>>().join(" ");
+        assert!(help.contains(&doc), "{name}: {doc}");
     }
+}
+
+#[test]
+fn cli_generate_lists_may_stand_without_brackets() {
+    let input = ["--input-ids", "5,8,1", "--json"];
+    let ids = |options: &[&str]| {
+        let line: Value = serde_json::from_str(&answer(&[&input[..], options].concat())).unwrap();
+        line["sequences"][0]["ids"].clone()
+    };
+    for [bare, json] in [
+        ["--suppress-tokens=40,41", "--suppress-tokens=[40,41]"],
+        ["--suppress-tokens=40", "--suppress-tokens=[40]"],
+        ["--bad-words-ids=[40],[41,42]", "--bad-words-ids=[[40],[41,42]]"],
+        ["--exponential-decay-length-penalty=2,1.5", "--exponential-decay-length-penalty=[2,1.5]"],
+    ] {
+        assert_eq!(ids(&[bare]), ids(&[json]), "{bare}");
+    }
+    // A text that is a number is a text.
+    assert!(tiny_t5(&["--decoder-prefix", "5", "hello"]).output().unwrap().status.success());
 }
 
 #[test]

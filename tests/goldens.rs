@@ -114,15 +114,15 @@ impl Golden {
 
     fn classify(&self, case: &Value) {
         match self.t5.classify(&ids(&case["input_ids"])).unwrap() {
-            Classification::Sequence { logits, label } => {
+            Classification::Sequence { logits, label, .. } => {
                 assert_close(&logits, &case["logits"], "logits");
                 assert!(label.starts_with("LABEL_"));
             }
-            Classification::Tokens { logits, labels } => {
+            Classification::Tokens { logits, labels, .. } => {
                 assert_eq!((logits.len(), labels.len()), (ids(&case["input_ids"]).len(), logits.len()));
                 assert_close(&logits.concat(), &case["logits"], "logits");
             }
-            Classification::Answer { start_logits, end_logits } => {
+            Classification::Answer { start_logits, end_logits, .. } => {
                 assert_close(&start_logits, &case["start_logits"], "start");
                 assert_close(&end_logits, &case["end_logits"], "end");
             }

@@ -188,10 +188,21 @@ fn calls_nested_in_the_callers_pool_do_not_deadlock() {
 fn types_can_go_to_other_threads() {
     fn both<T: Send + Sync>() {}
     fn send<T: Send>() {}
-    both::<T5>();
-    both::<Generate>();
-    both::<Generated>();
-    both::<tiny_t5::Error>();
+    macro_rules! both {
+        ($($kind:ty),* $(,)?) => {
+            $(both::<$kind>();)*
+        };
+    }
+    both!(T5, Source<'_>, Generated, tiny_t5::Sequence, tiny_t5::Step, Finish, tiny_t5::Timings, tiny_t5::TokenLogprob);
+    both!(Load, tiny_t5::Dtype, Generate, tiny_t5::OneOrMany, tiny_t5::EarlyStopping, tiny_t5::Speculation);
+    both!(Custom<'_>, tiny_t5::Choices, tiny_t5::Chosen, tiny_t5::Context<'_>);
+    both!(tiny_t5::Encoding, tiny_t5::Score, tiny_t5::Logits, tiny_t5::Classification, tiny_t5::Infilled);
+    both!(tiny_t5::Error, tiny_t5::CheckpointError, tiny_t5::UnknownIsa, tiny_t5::tokenizer::TokenizerError);
+    both!(tiny_t5::Config, tiny_t5::Architecture, tiny_t5::Activation, tiny_t5::ModelType, tiny_t5::Shape);
+    both!(tiny_t5::Parameters, tiny_t5::Flops, tiny_t5::DecodedToken, tiny_t5::StepBytes);
+    both!(tiny_t5::Machine, tiny_t5::Memory, tiny_t5::Calibration, tiny_t5::Prediction);
+    both!(tiny_t5::lowlevel::Decoder, tiny_t5::tokenizer::Tokenizer, tiny_t5::tokenizer::TextStream<'_>);
+    // Of one thread at a time.
     send::<tiny_t5::Session>();
     send::<tiny_t5::Stream<'_>>();
 }

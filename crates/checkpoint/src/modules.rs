@@ -134,7 +134,7 @@ impl Dense {
         self.tensors.expect(&self.file, "linear.weight", &[self.out_features, self.in_features], &why)
     }
 
-    /// `linear.bias` [out_features], if the layer has one.
+    /// `linear.bias` `[out_features]`, if the layer has one.
     ///
     /// # Errors
     /// As [`Dense::weight`].

@@ -142,7 +142,10 @@ pub(crate) fn at_least_one(text: &str) -> Result<usize, String> {
 
 /// Everything that the command line may say.
 pub(crate) fn command() -> clap::Command {
-    Cli::command()
+    // These print one whatever they are given.
+    ["info", "bench"].into_iter().fold(Cli::command(), |command, name| {
+        command.mut_subcommand(name, |command| command.mut_arg("json", |arg| arg.help("Print one JSON object")))
+    })
 }
 
 /// The command that the command line means.

@@ -34,9 +34,9 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         |chunk, _| chunk.iter().map(|source| t5.classify(*source)).collect(),
         |out, _, classification| {
             let line = match &classification {
-                Classification::Sequence { logits, label } => Line::Sequence { logits, label },
-                Classification::Tokens { logits, labels } => Line::Tokens { logits, labels },
-                Classification::Answer { start_logits, end_logits } => Line::Answer { start_logits, end_logits },
+                Classification::Sequence { logits, label, .. } => Line::Sequence { logits, label },
+                Classification::Tokens { logits, labels, .. } => Line::Tokens { logits, labels },
+                Classification::Answer { start_logits, end_logits, .. } => Line::Answer { start_logits, end_logits },
                 _ => return Err(Failure::Other("classify: a kind of head that this command does not know".into())),
             };
             match line {

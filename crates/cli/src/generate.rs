@@ -3,7 +3,7 @@
 use crate::args::ModelArgs;
 use crate::failure::Failure;
 use crate::input::{Given, SourceArgs, Sources, answer_all};
-use crate::options::Options;
+use crate::options::{AFTER_OPTIONS, Options};
 use crate::output::{Notes, joined, named, rounded};
 use serde::Serialize;
 use serde_json::Value;
@@ -12,6 +12,7 @@ use tiny_t5::{Custom, Error, Generate, Generated, Sequence, T5, TokenLogprob};
 
 /// The arguments of `generate`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_OPTIONS)]
 pub(crate) struct Args {
     #[command(flatten)]
     sources: SourceArgs,
@@ -21,7 +22,7 @@ pub(crate) struct Args {
     options: Options,
     /// The answer is one of these, with its probability among them; without beams or sampling, the most probable. Texts, separated
     /// by commas, or as JSON: a list of texts or of lists of ids
-    #[arg(long, value_name = "A,B,C")]
+    #[arg(long, value_name = "A,B,C", help_heading = "Generation")]
     choices: Option<Choices>,
     /// Print the text while it grows, one sequence a source; JSON comes whole all the same
     #[arg(long, help_heading = "Output")]

@@ -3,13 +3,14 @@
 use crate::args::ModelArgs;
 use crate::failure::Failure;
 use crate::input::{SourceArgs, answer_all};
-use crate::options::Options;
+use crate::options::{AFTER_OPTIONS, Options};
 use crate::output::{Notes, named};
 use serde::Serialize;
 use tiny_t5::{Error, Source};
 
 /// The arguments of `infill`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_OPTIONS)]
 pub(crate) struct Args {
     #[command(flatten)]
     sources: SourceArgs,

@@ -20,7 +20,7 @@ const AHEAD: usize = 1 << 16;
 #[command(next_help_heading = "Sources")]
 pub(crate) struct SourceArgs {
     /// Texts, each a source; with none, and no other sources, lines are read from standard input
-    #[arg(value_name = "TEXT")]
+    #[arg(value_name = "TEXT", display_order = 0)]
     texts: Vec<String>,
     /// A source as ids, taken exactly so: 5,8,1; more than once for more sources
     #[arg(long, value_name = "IDS", conflicts_with_all = ["texts", "file"])]

@@ -5,6 +5,10 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::Value;
 use tiny_t5::{Error, Generate};
 
+/// What stands below them in the help.
+pub(crate) const AFTER_OPTIONS: &str = "What is left out is what the checkpoint says, and then transformers' default. IDS are as in 5,8,1; \
+    JSON as in [[5,8],[7]] or, with numbers, [[[5,8],-2.5]].";
+
 /// What the command line says about generation.
 #[derive(Debug, Default)]
 pub(crate) struct Options {
@@ -18,7 +22,9 @@ impl Options {
     /// An error about an option that the command line gave is an error of usage, in the command line's words.
     pub(crate) fn explain(&self, failure: Failure) -> Failure {
         match failure {
-            Failure::Library(Error::Option { option, found, expected }) if self.given.contains(&option.as_str()) => {
+            Failure::Library(Error::Option { option, found, expected, .. })
+                if self.given.contains(&option.as_str()) =>
+            {
                 Failure::Usage(format!("--{}: found {found}, expected {expected}", kebab(&option)))
             }
             failure => failure,
@@ -36,10 +42,43 @@ fn value(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|_| Value::from(text))
 }
 
+/// An option's value: [`value`], or a list without its brackets, or a text that happens to be JSON.
+fn value_of(name: &str, text: &str) -> Result<Value, Error> {
+    let can = |value: Value| Generate::default().set(name, &value).map(|()| value);
+    can(value(text))
+        .or_else(|error| can(value(&format!("[{text}]"))).or_else(|_| can(Value::from(text))).map_err(|_| error))
+}
+
 /// Whether an option is true or false and nothing else, so that it may stand without a value.
 fn is_flag(name: &str) -> bool {
     let takes = |value: Value| Generate::default().set(name, &value).is_ok();
     takes(Value::Bool(true)) && !takes(Value::from("never"))
+}
+
+/// A text whose words that are options' names, as the library has them, are as the command line has them.
+fn in_kebab(text: &str) -> String {
+    let is_option = |word: &str| word.contains('_') && Generate::OPTIONS.iter().any(|(name, _)| *name == word);
+    let words = text.split_inclusive(|c: char| !(c.is_alphanumeric() || c == '_'));
+    let word = |word: &str| match word.trim_end_matches(|c: char| !(c.is_alphanumeric() || c == '_')) {
+        name if is_option(name) => format!("--{}{}", kebab(name), &word[name.len()..]),
+        _ => word.to_owned(),
+    };
+    words.map(word).collect()
+}
+
+/// What stands for an option's value in its help.
+fn value_name(name: &str) -> &'static str {
+    let takes = |json: &str| Generate::default().set(name, &value(json)).is_ok();
+    match () {
+        () if takes("0.5") => "NUMBER",
+        () if takes("any text") => "TEXT",
+        () if takes("[1]") => "IDS",
+        () if takes("1") && name.ends_with("_id") => "ID",
+        () if takes("1") => "N",
+        () if takes("[1,0.5]") => "N,NUMBER",
+        () if takes("[[1]]") || takes("[[[1],0.5]]") => "JSON",
+        () => "HOW",
+    }
 }
 
 impl clap::Args for Options {
@@ -47,16 +86,16 @@ impl clap::Args for Options {
         Generate::OPTIONS.iter().fold(command, |command, (name, doc)| {
             // clap keeps names for the life of the process.
             let long: &'static str = kebab(name).leak();
-            let doc: &'static str = doc.trim().trim_end_matches('.');
-            let parse = move |text: &str| match Generate::default().set(name, &value(text)) {
-                Ok(()) => Ok(value(text)),
+            let doc: &'static str = in_kebab(doc.trim().trim_end_matches('.')).leak();
+            let parse = move |text: &str| match value_of(name, text) {
+                Ok(value) => Ok(value),
                 Err(Error::Option { expected, .. }) => Err(expected),
                 Err(error) => Err(error.to_string()),
             };
             let arg = Arg::new(*name).long(long).help(doc).help_heading("Generation").value_parser(parse);
             command.arg(match is_flag(name) {
                 true => arg.value_name("BOOL").num_args(0..=1).require_equals(true).default_missing_value("true"),
-                false => arg.value_name("VALUE").action(ArgAction::Set).allow_negative_numbers(true),
+                false => arg.value_name(value_name(name)).action(ArgAction::Set).allow_negative_numbers(true),
             })
         })
     }

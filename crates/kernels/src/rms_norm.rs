@@ -41,7 +41,7 @@ impl Kernel for RmsNorm<'_> {
 
 /// Normalises rows.
 ///
-/// `x` and `out` are [rows, stride], row-major, with the stride `padded(n)`; `weight` is [stride]. The padding of `x`
+/// `x` and `out` are `[rows, stride]`, row-major, with the stride `padded(n)`; `weight` is `[stride]`. The padding of `x`
 /// and `weight` is zero, and stays so in `out`. `n` is d_model.
 ///
 /// # Panics

@@ -55,7 +55,7 @@ pub struct ColumnScales {
 }
 
 impl ColumnScales {
-    /// Scales near the root of each column's mean square over sample rows [k].
+    /// Scales near the root of each column's mean square over sample rows `[k]`.
     pub fn new<'a>(rows: impl Iterator<Item = &'a [f32]>, k: usize) -> ColumnScales {
         let mut squares = vec![0f64; k];
         let mut count = 0;
@@ -82,7 +82,7 @@ impl ColumnScales {
         ColumnScales { k, scale, inverse }
     }
 
-    /// The power of two of each column [k].
+    /// The power of two of each column `[k]`.
     #[must_use]
     pub fn scales(&self) -> &[f32] {
         &self.scale[..self.k]
@@ -203,7 +203,7 @@ pub struct Query {
 const TINY: f32 = 1e-30;
 
 impl Query {
-    /// Prepares `h` [k] with 1 or 2 digits; false where the bounds would not hold or not help: numbers that are not
+    /// Prepares `h` `[k]` with 1 or 2 digits; false where the bounds would not hold or not help: numbers that are not
     /// finite, or all zero.
     ///
     /// # Panics
@@ -422,7 +422,7 @@ impl Scan<'_> {
 
 /// The rows that can be the largest of those not in `apart`: their numbers, ascending, appended to `survivors`.
 ///
-/// `lower` and `upper` are [n] of one query; both are changed: rows of `apart` are taken out.
+/// `lower` and `upper` are `[n]` of one query; both are changed: rows of `apart` are taken out.
 pub fn survivors(isa: Isa, lower: &mut [f32], upper: &mut [f32], apart: &[u32], survivors: &mut Vec<u32>) {
     for row in apart {
         lower[*row as usize] = f32::NEG_INFINITY;
@@ -490,9 +490,9 @@ impl Kernel for Chains<'_> {
     }
 }
 
-/// out[i] = sum over k of x[k] rows[i][k], each the chain of [`crate::matmul`]: for a few rows that are not packed.
+/// `out[i] = sum over k of x[k] rows[i][k]`, each the chain of [`crate::matmul`]: for a few rows that are not packed.
 ///
-/// `rows` is [out, stride], of which the first k of a row count; `x` is [k].
+/// `rows` is `[out, stride]`, of which the first k of a row count; `x` is `[k]`.
 ///
 /// # Panics
 /// Where the lengths do not fit together.

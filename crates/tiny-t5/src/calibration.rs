@@ -111,6 +111,17 @@ impl Prediction {
 impl Calibration {
     /// Measures this machine: a second or two.
     ///
+    /// ```no_run
+    /// # fn main() -> tiny_t5::Result<()> {
+    /// use tiny_t5::{Calibration, Dtype, Shape};
+    ///
+    /// let calibration = Calibration::measure(1, Dtype::Auto)?;
+    /// let shape = Shape::named("t5-efficient-mini")?;
+    /// println!("{:.1} ms", calibration.predict(&shape.config, Dtype::Auto, 64, 32).total_ms);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// Where the system gives no memory, or `TINY_T5_ISA` names no instruction set of this processor.
     pub fn measure(threads: usize, dtype: Dtype) -> Result<Calibration> {

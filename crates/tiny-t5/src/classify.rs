@@ -15,24 +15,27 @@ use tiny_t5_kernels::{Activation, Epilogue, activate_rows, padded};
 #[non_exhaustive]
 pub enum Classification {
     /// Of the whole.
+    #[non_exhaustive]
     Sequence {
-        /// A number a label.
+        /// `[labels]`
         logits: Vec<f32>,
-        /// The label of the largest.
+        /// The label of the largest logit; of equals the first.
         label: String,
     },
     /// Of every token.
+    #[non_exhaustive]
     Tokens {
-        /// A row a token, a number a label.
+        /// `[ids][labels]`
         logits: Vec<Vec<f32>>,
-        /// Each token's label.
+        /// The label of each token's largest logit.
         labels: Vec<String>,
     },
-    /// Where an answer begins and ends.
+    /// Where an answer begins and ends, in places of the source's ids.
+    #[non_exhaustive]
     Answer {
-        /// A number a token.
+        /// `[ids]`
         start_logits: Vec<f32>,
-        /// A number a token.
+        /// `[ids]`
         end_logits: Vec<f32>,
     },
 }
@@ -40,18 +43,19 @@ pub enum Classification {
 impl T5 {
     /// Classifies one source with the head that the checkpoint has.
     ///
-    /// ```no_run
-    /// # fn main() -> tiny_t5::Result<()> {
+    /// ```
     /// use tiny_t5::{Classification, T5};
     ///
-    /// let t5 = T5::open("path/to/a/fine-tune")?;
-    /// match t5.classify("I like it.")? {
-    ///     Classification::Sequence { label, .. } => println!("{label}"),
+    /// // let t5 = T5::open("path/to/a/fine-tune")?; here one with random weights:
+    /// # let t5 = T5::random(r#"{"model_type": "t5", "architectures": ["T5ForSequenceClassification"], "num_layers": 1,
+    /// #     "d_model": 16, "d_ff": 16, "num_heads": 1, "d_kv": 16, "vocab_size": 64, "eos_token_id": 1,
+    /// #     "id2label": {"0": "bad", "1": "good"}}"#, 1, &tiny_t5::Load::default())?;
+    /// match t5.classify(&[20, 31, 1])? {
+    ///     Classification::Sequence { label, .. } => assert!(label == "good" || label == "bad"),
     ///     Classification::Tokens { labels, .. } => println!("{labels:?}"),
     ///     other => println!("{other:?}"),
     /// }
-    /// # Ok(())
-    /// # }
+    /// # Ok::<_, tiny_t5::Error>(())
     /// ```
     ///
     /// # Errors

@@ -1,6 +1,16 @@
 //! What can go wrong, one line each: what was wrong with what, what was found and what was expected.
 
-/// Why a call failed.
+/// Why a call failed: one line, without an end of line.
+///
+/// ```
+/// use tiny_t5::{Error, Load, T5};
+///
+/// match T5::open_with(".", &Load { threads: Some(0), ..Load::default() }) {
+///     Err(Error::Option { option, expected, .. }) => println!("{option}: {expected}"),
+///     Err(error) => println!("{error}"), // here: no config.json
+///     Ok(t5) => println!("{t5:?}"),
+/// }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -15,6 +25,7 @@ pub enum Error {
     Isa(#[from] tiny_t5_kernels::UnknownIsa),
     /// The system gives no memory for the weights.
     #[error("{what}: {bytes} bytes of memory: {source}")]
+    #[non_exhaustive]
     Memory {
         /// What it was for.
         what: &'static str,
@@ -25,6 +36,7 @@ pub enum Error {
     },
     /// The checkpoint lacks what the call needs.
     #[error("{call} needs {needs}; this checkpoint {has}")]
+    #[non_exhaustive]
     Unsupported {
         /// The call.
         call: &'static str,
@@ -35,14 +47,16 @@ pub enum Error {
     },
     /// A key of config.json or a tensor that the engine does not compute.
     #[error("{file}: {what}")]
+    #[non_exhaustive]
     Variant {
         /// The file.
         file: String,
         /// What it is and what is expected.
         what: String,
     },
-    /// A generation option.
+    /// An option.
     #[error("{option}: found {found}, expected {expected}")]
+    #[non_exhaustive]
     Option {
         /// The option's name, as transformers has it.
         option: String,
@@ -53,6 +67,7 @@ pub enum Error {
     },
     /// A text or a list of ids given to a call.
     #[error("{what}: found {found}, expected {expected}")]
+    #[non_exhaustive]
     Input {
         /// Which of the inputs.
         what: String,

@@ -139,6 +139,10 @@ const SHARED: [&str; 10] = [
 
 /// The names of the family: the sizes, or (`all`) the variations of T5-Efficient too. [`Shape::named`] takes them and any other
 /// name that is made of T5-Efficient's suffixes.
+///
+/// ```
+/// assert!(tiny_t5::family(false).contains(&"t5-small".to_owned()));
+/// ```
 #[must_use]
 pub fn family(all: bool) -> Vec<String> {
     let in_order = SERIES[1..].iter().rev().chain(&SERIES[..1]);

@@ -141,4 +141,5 @@ pub use score::{Logits, Score};
 pub use session::Session;
 pub use stream::{Step, Stream};
 pub use t5::{Generated, Sequence, Source, T5};
-pub use tiny_t5_checkpoint::{Activation, Architecture, Config, ModelType};
+pub use tiny_t5_checkpoint::{Activation, Architecture, Config, Error as CheckpointError, ModelType};
+pub use tiny_t5_kernels::UnknownIsa;

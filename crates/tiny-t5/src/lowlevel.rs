@@ -129,7 +129,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// The hidden states of the last push: for each of its ids a row [d_model], behind the final norm, and scaled where
+    /// The hidden states of the last push: for each of its ids a row `[d_model]`, behind the final norm, and scaled where
     /// transformers scales before a tied output matrix.
     #[must_use]
     pub fn hidden(&self) -> impl ExactSizeIterator<Item = &[f32]> {
@@ -137,7 +137,7 @@ impl Decoder {
         self.hidden.chunks_exact(padded(d_model)).map(move |row| &row[..d_model])
     }
 
-    /// The logits of the last push: for each of its ids a row [vocab_size], about the token that follows it.
+    /// The logits of the last push: for each of its ids a row `[vocab_size]`, about the token that follows it.
     ///
     /// # Errors
     /// Where there is no memory for the packed output matrix, which the first call makes.

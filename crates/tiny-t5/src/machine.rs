@@ -20,6 +20,14 @@ pub fn processor() -> String {
 }
 
 /// Measures with an instruction set and a number of threads.
+///
+/// ```
+/// let machine = tiny_t5::Machine::new(1)?;
+/// let (peak, bytes) = (machine.fma_peak(10), 1 << 20);
+/// let seconds = machine.memory(bytes)?.read(5);
+/// println!("{:.0} GFLOP/s, {:.0} GB/s", peak / 1e9, bytes as f64 / seconds / 1e9);
+/// # Ok::<_, tiny_t5::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct Machine {
     isa: Isa,

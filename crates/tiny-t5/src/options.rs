@@ -24,6 +24,13 @@ pub enum Dtype {
 }
 
 /// How a model is loaded.
+///
+/// More fields will come: end a literal with `..Load::default()`, and it stays valid.
+///
+/// ```
+/// use tiny_t5::{Dtype, Load};
+/// let load = Load { dtype: Dtype::Int8, threads: Some(2), ..Load::default() };
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct Load {
     /// How wide weights are kept.
@@ -133,7 +140,8 @@ macro_rules! generate_options {
         /// How text is generated: transformers' `generate()` options, by its names.
         ///
         /// What is left out (`None`) comes from the checkpoint's generation_config.json, or where there is none from the generation keys in
-        /// its config.json, and then from transformers' defaults.
+        /// its config.json, and then from transformers' defaults. More fields will come: end a literal with `..Generate::default()`,
+        /// and it stays valid.
         ///
         /// ```
         /// use tiny_t5::Generate;
@@ -168,17 +176,17 @@ generate_options! {
     min_new_tokens: usize,
     /// Fewest tokens of the decoder, the start token included; min_new_tokens goes before it.
     min_length: usize,
-    /// Beams of the search; 1 is greedy.
+    /// Beams of the search; 1, the default, is greedy.
     num_beams: usize,
-    /// Exponent of the length by which a finished beam's log-probability is divided.
+    /// Exponent of the length by which a finished beam's log-probability is divided; by default 1.
     length_penalty: f64,
-    /// When beam search stops: true, false or never.
+    /// When beam search stops: false (the default), true or never.
     early_stopping: EarlyStopping,
-    /// Sequences to return for each source, best first.
+    /// Sequences to return for each source, best first; by default 1.
     num_return_sequences: usize,
-    /// Above 1: tokens that stand in the output already become less likely.
+    /// Above 1, the default: tokens that stand in the output already become less likely.
     repetition_penalty: f64,
-    /// Above 1: tokens that do not stand in the source become less likely.
+    /// Above 1, the default: tokens that do not stand in the source become less likely.
     encoder_repetition_penalty: f64,
     /// No n tokens in a row occur twice in the output; 0 for no such rule.
     no_repeat_ngram_size: usize,
@@ -204,11 +212,11 @@ generate_options! {
     renormalize_logits: bool,
     /// Draw tokens by their probability instead of taking the best.
     do_sample: bool,
-    /// Divides the scores before sampling.
+    /// Divides the scores before sampling; by default 1.
     temperature: f64,
-    /// Sample from the k best tokens only; 0 for all.
+    /// Sample from the k best tokens only; by default 50, 0 for all.
     top_k: usize,
-    /// Sample from the best tokens that together have this probability.
+    /// Sample from the best tokens that together have this probability; by default 1, all.
     top_p: f64,
     /// Sample from tokens with at least this share of the best one's probability.
     min_p: f64,
@@ -218,15 +226,15 @@ generate_options! {
     epsilon_cutoff: f64,
     /// As epsilon_cutoff, with a bound that falls with the entropy.
     eta_cutoff: f64,
-    /// How greedy search of one source guesses tokens that are then checked at once, which changes no id: auto, off, copy or draft.
+    /// How greedy search of one source guesses tokens that are then checked at once, which changes no id: auto (the default), off, copy or draft.
     speculation: Speculation,
     /// Seconds after which no further token is begun.
     max_time: f64,
-    /// Seed of the sampling.
+    /// Seed of the sampling; by default 0.
     seed: u64,
     /// Give each token's log-probability.
     logprobs: bool,
-    /// Give this many of the most likely tokens at each place, with their log-probabilities; implies logprobs.
+    /// Give this many of the most likely tokens at each place, with their log-probabilities; each token's own comes along.
     top_logprobs: usize,
     /// The id, or ids, that end a sequence.
     eos_token_id: OneOrMany,
@@ -304,7 +312,14 @@ fn changes_ids(key: &str, value: &Value) -> bool {
 }
 
 impl Generate {
-    /// Sets one option by its name, from JSON.
+    /// Sets one option by its name, from JSON: as a file of options or a request has it.
+    ///
+    /// ```
+    /// let mut options = tiny_t5::Generate::default();
+    /// options.set("num_beams", &serde_json::json!(4))?;
+    /// assert_eq!(options.num_beams, Some(4));
+    /// # Ok::<_, tiny_t5::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Option`] where the name is none of [`Generate::OPTIONS`], or the value is not of its type.

@@ -28,6 +28,19 @@ impl T5 {
     /// `scale_decoder_outputs: false`, as transformers 5 saves T5 1.1). What such a model generates has no meaning; its
     /// speed is that of a trained model of the same shape, except where the numbers decide how much work there is.
     ///
+    /// ```
+    /// use tiny_t5::{Generate, Load, Shape, T5};
+    ///
+    /// let config = r#"{"model_type": "t5", "num_layers": 2, "d_model": 64, "d_ff": 128, "num_heads": 2, "vocab_size": 512}"#;
+    /// let t5 = T5::random(config, 7, &Load::default())?;
+    /// let answer = t5.generate(&[20, 31, 1], &Generate::default())?;
+    /// println!("{:.1} ms", answer.timings.decode_ms);
+    ///
+    /// // A shape of the family: its config.json is `Shape::named("t5-efficient-mini")?.config.raw`.
+    /// # assert!(Shape::named("t5-efficient-mini")?.config.raw.contains_key("d_model"));
+    /// # Ok::<_, tiny_t5::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// Where `config` is not a valid config.json, and where the system has no memory for such a model.
     pub fn random(config: &str, seed: u64, load: &Load) -> Result<T5> {

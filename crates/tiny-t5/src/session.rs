@@ -27,6 +27,13 @@ use std::sync::atomic::AtomicBool;
 /// use tiny_t5::{Generate, Load, T5};
 ///
 /// let t5 = T5::embedded(&Load::default())?;
+/// let mut session = t5.session();
+/// for word in ["hello", "world"] {
+///     println!("{}", session.generate(word, &Generate::default())?.text());
+/// }
+/// assert_eq!(session.encode("hello")?, t5.encode("hello")?);
+///
+/// // One for each thread:
 /// let words = ["hello", "world"];
 /// std::thread::scope(|scope| {
 ///     for word in words {
@@ -114,6 +121,15 @@ impl Session {
     }
 
     /// As [`T5::stream`]. The session is free again when the stream is dropped.
+    ///
+    /// ```
+    /// # #[cfg(feature = "embedded")] {
+    /// let mut session = tiny_t5::T5::embedded(&tiny_t5::Load::default())?.session();
+    /// let first = session.stream("hello", &Default::default())?.next();
+    /// assert_eq!(first.transpose()?.map(|step| step.text), Some("h".to_owned()));
+    /// # }
+    /// # Ok::<_, tiny_t5::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`T5::stream`].

@@ -27,7 +27,7 @@ pub struct Step {
     pub default_limit: bool,
 }
 
-/// An iterator of steps: see [`T5::stream`].
+/// An iterator of steps: see [`T5::stream`]. Behind an error or the last step it gives nothing more.
 pub struct Stream<'a> {
     t5: &'a T5,
     parts: (&'a Stack, &'a LmHead),
@@ -72,7 +72,18 @@ impl T5 {
         Stream::new(self, None, source.into(), options, None)
     }
 
-    /// [`T5::stream`] with rules of the caller's own.
+    /// [`T5::stream`] with rules of the caller's own: see [`Custom`].
+    ///
+    /// ```
+    /// # #[cfg(feature = "embedded")] {
+    /// use tiny_t5::{Custom, Generate, Load, T5};
+    ///
+    /// let t5 = T5::embedded(&Load::default())?;
+    /// let custom = Custom::new().stopping_criteria(|context| context.new_ids().len() == 3);
+    /// assert_eq!(t5.stream_with("photosynthesis", &Generate::default(), &custom)?.count(), 3);
+    /// # }
+    /// # Ok::<_, tiny_t5::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`T5::stream`].

@@ -130,12 +130,11 @@ pub struct Sequence {
 impl T5 {
     /// Opens a checkpoint folder, or a hub name such as `google/t5-efficient-tiny` whose files are in the local Hugging Face cache.
     ///
-    /// ```no_run
-    /// # fn main() -> tiny_t5::Result<()> {
-    /// let t5 = tiny_t5::T5::open("google/t5-efficient-tiny")?;
+    /// ```
+    /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/models/g2p-ipa");
+    /// let t5 = tiny_t5::T5::open(folder)?; // or `"google/t5-efficient-tiny"`
     /// println!("{} blocks", t5.config().num_layers);
-    /// # Ok(())
-    /// # }
+    /// # Ok::<_, tiny_t5::Error>(())
     /// ```
     ///
     /// # Errors
@@ -146,14 +145,14 @@ impl T5 {
 
     /// [`T5::open`] with options.
     ///
-    /// ```no_run
-    /// # fn main() -> tiny_t5::Result<()> {
+    /// ```
     /// use tiny_t5::{Dtype, Load, T5};
     ///
+    /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/models/g2p-ipa");
     /// let load = Load { dtype: Dtype::Bf16, threads: Some(4), ..Load::default() };
-    /// let t5 = T5::open_with("path/to/a/folder", &load)?;
-    /// # Ok(())
-    /// # }
+    /// let t5 = T5::open_with(folder, &load)?;
+    /// assert_eq!(t5.threads(), 4);
+    /// # Ok::<_, tiny_t5::Error>(())
     /// ```
     ///
     /// # Errors
@@ -177,16 +176,18 @@ impl T5 {
 
     /// A model from memory: the contents of config.json, generation_config.json, model.safetensors and tokenizer.json.
     ///
-    /// ```no_run
-    /// # fn main() -> tiny_t5::Result<()> {
-    /// use tiny_t5::{Load, T5};
+    /// ```
+    /// use tiny_t5::{Generate, Load, T5};
     ///
-    /// // In a program of yours: include_str!("model/config.json"), include_bytes!("model/model.safetensors"), ...
-    /// let config = std::fs::read_to_string("model/config.json").unwrap_or_default();
-    /// let weights = std::fs::read("model/model.safetensors").unwrap_or_default().leak();
-    /// let t5 = T5::from_bytes(&config, None, weights, None, &Load::default())?;
-    /// # Ok(())
-    /// # }
+    /// macro_rules! file {
+    ///     ($include:ident, $name:literal) => {
+    ///         $include!(concat!(env!("CARGO_MANIFEST_DIR"), "/models/g2p-ipa/", $name)) // a folder of your crate
+    ///     };
+    /// }
+    /// let (config, tokenizer) = (file!(include_str, "config.json"), file!(include_bytes, "tokenizer.json"));
+    /// let t5 = T5::from_bytes(config, None, file!(include_bytes, "model.safetensors"), Some(tokenizer), &Load::default())?;
+    /// assert_eq!(t5.generate("hello", &Generate::default())?.text(), "həˈloʊ");
+    /// # Ok::<_, tiny_t5::Error>(())
     /// ```
     ///
     /// # Errors
@@ -298,7 +299,7 @@ impl T5 {
         Isa::available().iter().map(|isa| isa.name()).collect()
     }
 
-    /// The instruction set in use.
+    /// The instruction set in use: `portable`, `avx2` or `avx512`.
     #[must_use]
     pub fn isa(&self) -> &'static str {
         self.isa.name()
@@ -344,7 +345,7 @@ impl T5 {
         &self.inner.notes
     }
 
-    /// Milliseconds that loading took.
+    /// Milliseconds that loading took: weights and tokenizer.
     #[must_use]
     pub fn load_ms(&self) -> f64 {
         self.inner.load_ms
@@ -388,7 +389,19 @@ impl T5 {
         Ok(all.pop().expect("one source has one answer"))
     }
 
-    /// [`T5::generate`] with rules of the caller's own.
+    /// [`T5::generate`] with rules of the caller's own: see [`Custom`].
+    ///
+    /// ```
+    /// # #[cfg(feature = "embedded")] {
+    /// use tiny_t5::{Custom, Finish, Generate, Load, T5};
+    ///
+    /// let t5 = T5::embedded(&Load::default())?;
+    /// let custom = Custom::new().stopping_criteria(|context| context.new_ids().len() == 3);
+    /// let answer = t5.generate_with("photosynthesis", &Generate::default(), &custom)?;
+    /// assert_eq!((answer.sequences[0].ids.len(), answer.sequences[0].finish), (3, Finish::Stopped));
+    /// # }
+    /// # Ok::<_, tiny_t5::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`T5::generate`].
@@ -421,7 +434,20 @@ impl T5 {
         Ok(all)
     }
 
-    /// [`T5::generate_batch`] with rules of the caller's own.
+    /// [`T5::generate_batch`] with rules of the caller's own: see [`Custom`]. They hold for each of the sources.
+    ///
+    /// ```
+    /// # #[cfg(feature = "embedded")] {
+    /// use tiny_t5::{Custom, Generate, Load, T5};
+    ///
+    /// let t5 = T5::embedded(&Load::default())?;
+    /// let choices = t5.choices(&["ˈwɝld".into(), "həˈloʊ".into()])?;
+    /// let custom = Custom::new().choices(&choices);
+    /// let answers = t5.generate_batch_with(&["hello".into(), "world".into()], &Generate::default(), &custom)?;
+    /// assert_eq!([answers[0].text(), answers[1].text()], ["həˈloʊ", "ˈwɝld"]);
+    /// # }
+    /// # Ok::<_, tiny_t5::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`T5::generate`].

@@ -18,7 +18,7 @@ pub enum WeightType {
     Bf16,
     /// 2 bytes: IEEE half precision.
     F16,
-    /// 1 byte, and a scale a row: not exact. See [`super::int8`].
+    /// 1 byte, and a scale a row: not exact. The module `int8` says how.
     Int8,
 }
 
@@ -114,7 +114,7 @@ impl<'a> Panels<'a> {
 /// Packs 16 rows of a matrix, stored as `from`, into one panel of weights `to`: `panel[i][lane] = rows[lane][i]`, zero for a row that
 /// is absent. A narrower `to` rounds to nearest.
 ///
-/// `rows` are little-endian and [k] each, at any alignment; `panel` is [k][16], aligned for its weights.
+/// `rows` are little-endian and `[k]` each, at any alignment; `panel` is `[k][16]`, aligned for its weights.
 ///
 /// # Panics
 /// Where the lengths do not fit together, `panel` is not aligned, or a type is int8: see [`pack_int8`].
@@ -139,7 +139,7 @@ pub fn pack_panel(from: WeightType, rows: &[Option<&[u8]>; LANES], to: WeightTyp
     }
 }
 
-/// The 16 rows [k] of a packed panel as f32, which [`pack_panel`] packed.
+/// The 16 rows `[k]` of a packed panel as f32, which [`pack_panel`] packed.
 ///
 /// # Panics
 /// Where the lengths do not fit together, or the type is int8.

@@ -122,7 +122,7 @@ const PARALLEL: usize = 48 * 1024;
 /// Floats of inputs that a block of rows may have: it stays in the L2 cache beside the panels.
 const BLOCK_FLOATS: usize = 128 * 1024;
 
-/// out[m][n] = epilogue(sum over k of a[m][k] w[n][k]).
+/// `out[m][n] = epilogue(sum over k of a[m][k] w[n][k])`.
 ///
 /// `out` is [m, ldo] row-major; `padded(n)` columns of each row are written, those past n with what zero weights give.
 ///

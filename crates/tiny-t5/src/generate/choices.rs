@@ -39,6 +39,19 @@ impl T5 {
     /// A list of answers, texts or ids, for [`Custom::choices`](crate::Custom::choices). One may begin with another; an end
     /// token closes each.
     ///
+    /// ```
+    /// # #[cfg(feature = "embedded")] {
+    /// use tiny_t5::{Custom, Generate, Load, T5};
+    ///
+    /// let t5 = T5::embedded(&Load::default())?;
+    /// let choices = t5.choices(&["ˈwɝld".into(), "həˈloʊ".into()])?;
+    /// let answer = t5.generate_with("hello", &Generate::default(), &Custom::new().choices(&choices))?;
+    /// let chosen = answer.sequences[0].chosen.expect("it is one of them");
+    /// assert!(chosen.index == 1 && chosen.probability > 0.9);
+    /// # }
+    /// # Ok::<_, tiny_t5::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// Where the list or its ids are empty, two have the same ids, an id is not of the vocabulary, or there is no end token;
     /// for a text, where there is no tokenizer.

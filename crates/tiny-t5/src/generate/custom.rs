@@ -15,17 +15,19 @@ type PrefixAllowedTokens<'a> = dyn Fn(&Context<'_>) -> Vec<u32> + Send + Sync + 
 /// They hold in greedy search, sampling, beams, batches and streams. A closure may be called from several threads; where it
 /// panics, the call does, and the model can be used again.
 ///
-/// ```no_run
-/// # fn main() -> tiny_t5::Result<()> {
-/// # let t5 = tiny_t5::T5::open("path/to/flan-t5-small")?;
-/// use tiny_t5::{Custom, Generate};
+/// ```
+/// # #[cfg(feature = "embedded")] {
+/// use tiny_t5::{Custom, Generate, Load, T5};
 ///
+/// let t5 = T5::embedded(&Load::default())?;
+/// let o = t5.answer_token("o")? as usize;
 /// let custom = Custom::new()
-///     .logits_processor(|_, scores| scores[42] -= 5.0)
-///     .stopping_criteria(|context| context.new_ids().ends_with(&[5, 5]));
-/// let answer = t5.generate_with("a text", &Generate::default(), &custom)?;
-/// # Ok(())
+///     .logits_processor(move |_, scores| scores[o] = f32::NEG_INFINITY) // no sound o
+///     .stopping_criteria(|context| context.new_ids().len() >= 5);
+/// let answer = t5.generate_with("hello", &Generate::default(), &custom)?;
+/// assert!(!answer.text().contains('o') && answer.sequences[0].ids.len() <= 5);
 /// # }
+/// # Ok::<_, tiny_t5::Error>(())
 /// ```
 pub struct Custom<'a> {
     logits_processors: Vec<Box<LogitsProcessor<'a>>>,
@@ -91,7 +93,6 @@ impl<'a> Custom<'a> {
         self
     }
 
-    /// The place of a source of the call.
     /// No rule of the caller's.
     pub(crate) fn is_empty(&self) -> bool {
         self.logits_processors.is_empty()
@@ -100,10 +101,12 @@ impl<'a> Custom<'a> {
             && self.choices.is_none()
     }
 
+    /// The place of a source of the call.
     pub(crate) fn index(&self, source: usize) -> usize {
         self.first_index.wrapping_add(source)
     }
 
+    /// The list that outputs are chosen from.
     pub(crate) fn chosen_from(&self) -> Option<&'a Choices> {
         self.choices
     }

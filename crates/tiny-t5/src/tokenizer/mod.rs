@@ -58,6 +58,15 @@ pub struct Hint<'a> {
 const BYT5_VOCAB_SIZE: usize = 384;
 
 /// A tokenizer, ready: immutable, so that threads may share it.
+///
+/// ```
+/// let file = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/models/g2p-ipa/tokenizer.json"));
+/// let tokenizer = tiny_t5::tokenizer::Tokenizer::from_json(file, None)?;
+/// let ids = tokenizer.encode("hello")?;
+/// assert_eq!(tokenizer.decode(&ids, true)?, "hello");
+/// assert_eq!(ids.last().copied(), tokenizer.token_to_id("</s>"));
+/// # Ok::<_, tiny_t5::Error>(())
+/// ```
 pub struct Tokenizer {
     inner: Inner,
     kind: &'static str,
@@ -253,6 +262,17 @@ impl Tokenizer {
     }
 
     /// Decodes ids as they come, special tokens left out.
+    ///
+    /// ```
+    /// let bytes = tiny_t5::tokenizer::Tokenizer::bytes(125);
+    /// let (mut stream, mut text) = (bytes.stream(), String::new());
+    /// for id in bytes.encode("Käse")? {
+    ///     text += &stream.push(id)?; // nothing, while a character is not whole
+    /// }
+    /// text += &stream.finish()?;
+    /// assert_eq!(text, "Käse");
+    /// # Ok::<_, tiny_t5::Error>(())
+    /// ```
     pub fn stream(&self) -> TextStream<'_> {
         self.stream_with(true)
     }

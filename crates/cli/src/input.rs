@@ -236,8 +236,8 @@ pub(crate) fn answer_all<A>(
         }
         done += chunk.len();
         if let (Some(bar), Sources::Lines(lines)) = (&bar, &sources) {
-            bar.set_message(format!("{done} sources"));
             bar.set_position(lines.bytes);
+            bar.set_message(format!("{done} sources"));
         }
     }
     Ok(())

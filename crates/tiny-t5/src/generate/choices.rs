@@ -180,7 +180,10 @@ pub(super) fn chosen(
     found: &[Vec<Found>],
 ) -> Result<Vec<Vec<Option<Chosen>>>> {
     let prefix = search.settings.prompt.len() - 1;
-    let sums = sums(search, choices, sources)?;
+    let sums = match search.state.sums.take() {
+        Some(sums) => sums,
+        None => sums(search, choices, sources)?,
+    };
     let of_source = |(sums, found): (&Vec<f32>, &Vec<Found>)| {
         let probabilities = probabilities(sums);
         let of_sequence = |found: &Found| {
@@ -209,7 +212,8 @@ impl Strategy for Ranking {
         let Settings { prompt, length_penalty, num_return_sequences, custom, .. } = search.settings;
         let Some(choices) = custom.chosen_from() else { return Ok(()) };
         let sources: Vec<&[u32]> = self.sources.iter().map(Vec::as_slice).collect();
-        for sums in sums(search, choices, &sources)? {
+        let all = sums(search, choices, &sources)?;
+        for sums in &all {
             let mut order: Vec<usize> = (0..sums.len()).collect();
             // Of equals the one that was given first.
             order.sort_by(|a, b| sums[*b].total_cmp(&sums[*a]).then(choices.all[*a].1.cmp(&choices.all[*b].1)));
@@ -222,6 +226,7 @@ impl Strategy for Ranking {
             };
             self.found.push(order.into_iter().map(found).collect());
         }
+        search.state.sums = Some(all);
         Ok(())
     }
 

@@ -101,6 +101,8 @@ pub(crate) struct State {
     /// What stands between the stacks and an answer that is no token.
     pub(crate) vector: Vec<f32>,
     choice: Choice,
+    /// Of each source, of each choice, where the search itself computed them: the sum of its log-probabilities.
+    sums: Option<Vec<Vec<f32>>>,
     warped: Warped,
     pub(crate) feeds: Vec<Feed>,
     pub(crate) ids: Vec<u32>,
@@ -282,6 +284,7 @@ impl<'a> Search<'a> {
         self.attend_to(sources);
         (self.state.choice.screened, self.state.choice.survivors) = (0, 0);
         (self.state.pace.guessed, self.state.pace.accepted) = (0, 0);
+        self.state.sums = None;
         match (self.settings.num_beams, self.settings.do_sample) {
             (1, false) if self.settings.custom.chosen_from().is_some() => Box::new(choices::Ranking::new(sources)),
             (1, false) => match self.speculation(sources.len()) {

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tiny_t5_checkpoint::{Architecture, Checkpoint, Config, ModelType, Tensor};
-use tiny_t5_kernels::{Activation, Isa, Team};
+use tiny_t5_kernels::{Activation, Digits, Isa, Team};
 
 /// A loaded model: everything that is known before the first token.
 #[derive(Debug)]
@@ -213,7 +213,9 @@ impl<'a> Reader<'a> {
     }
 
     fn stack(&mut self, plan: &mut Plan<'a>, stack: &str, blocks: usize) -> Result<Stack> {
+        plan.digits = if stack == "encoder" { Digits::One } else { Digits::Two };
         let blocks = (0..blocks).map(|i| self.block(plan, stack, i)).collect::<Result<_>>()?;
+        plan.digits = Digits::Two;
         let final_norm =
             self.vector(&format!("{stack}.final_layer_norm.weight"), self.config.d_model, "d_model in config.json")?;
         Ok(Stack { blocks, final_norm })
@@ -242,7 +244,10 @@ impl<'a> Reader<'a> {
             true => {
                 let norm = self.vector(&name("layer.1.layer_norm.weight"), c.d_model, norm)?;
                 let [q, k, v, o] = self.projections(&name("layer.1.EncDecAttention"))?;
-                let (q, kv) = (plan.head_rows(&[q], heads), plan.head_rows(&[k, v], heads));
+                let q = plan.head_rows(&[q], heads);
+                plan.digits = Digits::One; // once a source, all its tokens
+                let kv = plan.head_rows(&[k, v], heads);
+                plan.digits = Digits::Two;
                 Some(CrossAttention { norm, q, kv, o: plan.head_columns(o, heads) })
             }
             false => None,
@@ -285,7 +290,7 @@ impl<'a> Reader<'a> {
             tiny_t5_checkpoint::Activation::Gelu => Activation::Gelu,
             tiny_t5_checkpoint::Activation::Silu => Activation::Silu,
         };
-        let (wi, wo) = (plan.rows(&wi), plan.residual_rows(wo));
+        let (wi, wo) = (plan.rows(&wi), plan.rows(&[wo]));
         Ok(FeedForward { norm, wi, wo, gated: c.is_gated_act, activation })
     }
 

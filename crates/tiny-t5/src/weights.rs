@@ -14,8 +14,8 @@ use half::{bf16, f16};
 use std::borrow::Cow;
 use tiny_t5_checkpoint::{Checkpoint, Dtype as Stored, Panels as Kept, Tensor};
 use tiny_t5_kernels::{
-    Arena, Isa, LANES, Loss, Panels, Storage, Team, WeightType, narrows, pack_int8, pack_panel, padded, unpack_panel,
-    widen,
+    Arena, Digits, Isa, LANES, Loss, Panels, Storage, Team, WeightType, narrows, pack_int8, pack_panel, padded,
+    unpack_panel, widen,
 };
 
 /// Bytes of a file that are read before its pages are let go, so that they do not pile up in memory.
@@ -78,6 +78,8 @@ pub(crate) struct Plan<'a> {
     checkpoint: &'a Checkpoint,
     planned: Vec<Planned<'a>>,
     bytes: usize,
+    /// Of the inputs of the matrices to come, where they are int8: one where many tokens go through a product together.
+    pub(crate) digits: Digits,
     /// The cache, the entry's name, and the entry if there is one.
     cache: Option<(&'a Cache, &'static str)>,
     kept: Option<Kept>,
@@ -93,36 +95,31 @@ impl<'a> Plan<'a> {
         team: &Team,
     ) -> Plan<'a> {
         let kept = cache.and_then(|(cache, what)| cache.get(what, team));
-        Plan { isa, dtype, checkpoint, planned: Vec::new(), bytes: 0, cache, kept }
+        Plan { isa, dtype, checkpoint, planned: Vec::new(), bytes: 0, digits: Digits::Two, cache, kept }
     }
 
     /// Tensors [out, in] one under the other, each padded with zero rows to whole registers.
     pub(crate) fn rows(&mut self, tensors: &[Tensor<'a>]) -> Matrix {
         let parts = tensors.iter().map(|t| Part { tensor: *t, rows: padded(t.shape[0]), row_heads: None }).collect();
-        self.add(parts, None, false)
-    }
-
-    /// As [`Plan::rows`], of a matrix whose products are added to the residual stream.
-    pub(crate) fn residual_rows(&mut self, tensor: Tensor<'a>) -> Matrix {
-        self.add(vec![Part { tensor, rows: padded(tensor.shape[0]), row_heads: None }], None, true)
+        self.add(parts, None)
     }
 
     /// Projections to heads (q, k, v): each head padded with zero rows.
     pub(crate) fn head_rows(&mut self, tensors: &[Tensor<'a>], heads: Heads) -> Matrix {
         let part = |t: &Tensor<'a>| Part { tensor: *t, rows: heads.width(), row_heads: Some(heads) };
-        self.add(tensors.iter().map(part).collect(), None, false)
+        self.add(tensors.iter().map(part).collect(), None)
     }
 
-    /// The projection from heads (o), which is added to the residual stream: each head padded with zero columns.
+    /// The projection from heads (o): each head padded with zero columns.
     pub(crate) fn head_columns(&mut self, tensor: Tensor<'a>, heads: Heads) -> Matrix {
-        self.add(vec![Part { tensor, rows: padded(tensor.shape[0]), row_heads: None }], Some(heads), true)
+        self.add(vec![Part { tensor, rows: padded(tensor.shape[0]), row_heads: None }], Some(heads))
     }
 
-    fn add(&mut self, parts: Vec<Part<'a>>, column_heads: Option<Heads>, residual: bool) -> Matrix {
+    fn add(&mut self, parts: Vec<Part<'a>>, column_heads: Option<Heads>) -> Matrix {
         let n = parts.iter().map(|p| p.rows).sum();
         let k = column_heads.map_or(parts[0].tensor.shape[1], Heads::width);
         let kind = self.kept_kind(n, k).unwrap_or_else(|| {
-            let kind = self.width_of(&parts, residual);
+            let kind = self.width_of(&parts);
             // It may have read the whole tensors.
             self.checkpoint.release();
             kind
@@ -141,7 +138,7 @@ impl<'a> Plan<'a> {
     }
 
     /// The narrowest width that keeps every weight as it is, or the one that was asked for.
-    fn width_of(&self, parts: &[Part<'_>], residual: bool) -> WeightType {
+    fn width_of(&self, parts: &[Part<'_>]) -> WeightType {
         let all = |dtype| parts.iter().all(|p| p.tensor.dtype == dtype);
         let fits_f16 =
             || parts.iter().all(|p| floats(&p.tensor).all(|x| !f16::from_f32(x).is_infinite() || x.is_infinite()));
@@ -166,17 +163,20 @@ impl<'a> Plan<'a> {
                 if bf16 { WeightType::Bf16 } else { WeightType::F16 }
             }
             Dtype::Auto | Dtype::F32 => WeightType::F32,
-            Dtype::Int8 => self.int8_or_wider(parts, residual),
+            Dtype::Int8 => self.int8_or_wider(parts),
         }
     }
 
-    /// int8; 16 bits where that would lose too much, and for what goes to the residual stream (o and wo): measured on the
-    /// random tiny shape (2026-11, 1,024 tokens), those at 16 bits keep 832 of f32's ids at their places, all in int8 659.
-    fn int8_or_wider(&self, parts: &[Part<'_>], residual: bool) -> WeightType {
+    /// int8; 16 bits where that would lose too much.
+    ///
+    /// What o and wo give goes to the residual stream, yet at 16 bits they gain little: of 6,400 ids on the random tiny shape
+    /// (2026-11) 5,266 stay f32's with all weights at 8 bits, and 5,285 with o and wo at 16. Inputs count for as much: with
+    /// two digits in the encoder too 5,447 stay (o and wo at 16), with one in the decoder too 4,806.
+    fn int8_or_wider(&self, parts: &[Part<'_>]) -> WeightType {
         let mut loss = Loss::default();
         for Part { tensor, .. } in parts {
             let (from, k) = (stored_as(tensor.dtype), tensor.shape[1]);
-            let mut panel = vec![0; WeightType::Int8.panel_bytes(k)];
+            let mut panel = vec![0; WeightType::Int8(self.digits).panel_bytes(k)];
             // A part of the rows shows it: the first ones, since others would bring all pages of the file.
             let panels = tensor.shape[0].div_ceil(4 * LANES);
             for rows in tensor.bytes.chunks_exact((LANES * k * from.size()).max(1)).take(panels) {
@@ -185,8 +185,8 @@ impl<'a> Plan<'a> {
                 (loss.error, loss.norm) = (loss.error + error, loss.norm + norm);
             }
         }
-        match !residual && loss.error <= MAX_LOSS * MAX_LOSS * loss.norm {
-            true => WeightType::Int8,
+        match loss.error <= MAX_LOSS * MAX_LOSS * loss.norm {
+            true => WeightType::Int8(self.digits),
             false if parts.iter().all(|p| p.tensor.dtype == Stored::F16) => WeightType::F16,
             false => WeightType::Bf16,
         }
@@ -252,7 +252,7 @@ impl Planned<'_> {
         let from = self.part_of(panel * LANES).map_or(WeightType::F32, |(part, _)| stored_as(part.tensor.dtype));
         let rows = std::array::from_fn(|lane| rows[lane].as_deref());
         match self.matrix.kind {
-            WeightType::Int8 => {
+            WeightType::Int8(_) => {
                 quantise(isa, from, &rows, self.matrix.k, to);
             }
             kind => pack_panel(from, &rows, kind, to),
@@ -312,7 +312,8 @@ fn quantise(isa: Isa, from: WeightType, rows: &[Option<&[u8]>; LANES], k: usize,
 /// Bytes of a matrix's shape and width in the notes of a cache entry.
 const NOTE: usize = 24;
 
-const KINDS: [WeightType; 4] = [WeightType::F32, WeightType::Bf16, WeightType::F16, WeightType::Int8];
+const KINDS: [WeightType; 5] =
+    [WeightType::F32, WeightType::Bf16, WeightType::F16, WeightType::Int8(Digits::One), WeightType::Int8(Digits::Two)];
 
 fn note_of(n: usize, k: usize, kind: WeightType) -> [u8; NOTE] {
     let mut note = [0; NOTE];
@@ -343,7 +344,7 @@ impl Packed {
             WeightType::F32 => Storage::F32(bytemuck::cast_slice(bytes)),
             WeightType::Bf16 => Storage::Bf16(bytemuck::cast_slice(bytes)),
             WeightType::F16 => Storage::F16(bytemuck::cast_slice(bytes)),
-            WeightType::Int8 => Storage::Int8(bytes),
+            WeightType::Int8(digits) => Storage::Int8(bytes, digits),
         };
         Panels::new(m.n, m.k, data)
     }
@@ -356,7 +357,7 @@ impl Packed {
     pub(crate) fn at_8_bits(&self, matrices: &mut [&mut Matrix], isa: Isa, team: &Team) -> Result<Packed> {
         let mut bytes = 0;
         let mut narrow = |m: &&mut Matrix| {
-            let narrow = Matrix { kind: WeightType::Int8, offset: bytes, ..**m };
+            let narrow = Matrix { kind: WeightType::Int8(Digits::Two), offset: bytes, ..**m };
             bytes += narrow.bytes().next_multiple_of(64);
             narrow
         };

@@ -2,16 +2,17 @@
 //!
 //! ```text
 //! weights  w[n][k] ~ s_n q[n][k]     q in -127..=127, a scale a row
-//! inputs   a[m][k] ~ t_m x[m][k]     x in -8191..=8191, two digits of 7 bits, a scale a row
+//! inputs   a[m][k] ~ t_m x[m][k]     a scale a row, and of Digits::One  x in -127..=127
+//!                                                   of Digits::Two  x in -8191..=8191, as two digits of 7 bits
 //! ```
 //!
-//! Integer sums are exact, also where AVX2 adds pairs of products in 16 bits: digits are unsigned and below 128, weights above
-//! -128. Inputs are quantised by operations that round the same everywhere. So the outputs, too, are the same on every
-//! instruction set and thread, and do not depend on the rows computed together. With more inputs than an i32 holds the
-//! sums of blocks are added in f32, ascending.
+//! Integer sums are exact, also where AVX2 adds pairs of products in 16 bits: unsigned digits are below 128, weights and
+//! signed digits above -128. Inputs are quantised by operations that round the same everywhere. So the outputs, too, are
+//! the same on every instruction set and thread, and do not depend on the rows computed together. With more inputs than an
+//! i32 holds the sums of blocks are added in f32, ascending.
 //!
-//! Two digits read no more bytes than one: for one row, which waits for memory, the second is free on AVX-512. Measured on
-//! the random tiny shape (2026-11, 1,024 tokens, f32 ids kept at their places): inputs of one digit 568, of two 832.
+//! Two digits read no more bytes than one: for one row, which waits for memory, the second is free on AVX-512. For many
+//! rows, which wait for arithmetic, it doubles the time.
 //!
 //! A panel is `[k / 4][16][4]` bytes, for every block of inputs the 16 sums of q as i32, and the 16 scales as f32.
 
@@ -20,6 +21,32 @@ use crate::region::{MAX_CHUNKS, Team};
 use crate::simd::{Isa, Kernel, LANES, Simd, unrolled};
 use std::cell::RefCell;
 use std::ops::Range;
+
+/// How finely the inputs of a product with int8 weights are quantised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Digits {
+    /// To 8 bits: where the time is arithmetic's.
+    One,
+    /// To 14 bits: where the time is memory's.
+    Two,
+}
+
+impl Digits {
+    /// The largest whole number.
+    fn most(self) -> f32 {
+        match self {
+            Digits::One => 127.0,
+            Digits::Two => 8191.0,
+        }
+    }
+
+    fn count(self) -> usize {
+        match self {
+            Digits::One => 1,
+            Digits::Two => 2,
+        }
+    }
+}
 
 /// Groups of 4 inputs of a block: 127 * 8191 * 2048 fits an i32.
 const BLOCK: usize = 2048 / 4;
@@ -67,7 +94,7 @@ impl Kernel for Pack<'_> {
         let mut loss = Loss::default();
         for (lane, row) in self.rows.iter().enumerate() {
             let row = row.unwrap_or_default();
-            let (scale, up) = scale_of(row, 127.0);
+            let (scale, up) = scale_of(s, row, 127.0);
             scales[lane * 4..][..4].copy_from_slice(&scale.to_le_bytes());
             let (mut errors, mut norms) = (s.splat(0.0), s.splat(0.0));
             // Blocks hold whole registers.
@@ -104,18 +131,21 @@ impl Kernel for Pack<'_> {
     }
 }
 
-/// The largest size; not a number where one is none.
-#[inline(always)]
-fn largest(x: &[f32]) -> f32 {
-    // Bits without the sign are ordered as sizes are, and numbers that are none come last.
-    f32::from_bits(x.iter().fold(0, |top, x| top.max(x.to_bits() & 0x7fff_ffff)))
-}
-
 /// The step of whole numbers up to `most`, and one over it: not a number where one of x is none or infinite.
 #[inline(always)]
-fn scale_of(x: &[f32], most: f32) -> (f32, f32) {
-    let top = largest(x);
-    let scale = if top.is_finite() { top / most } else { f32::NAN };
+fn scale_of<S: Simd>(s: S, x: &[f32], most: f32) -> (f32, f32) {
+    let (registers, last) = x.as_chunks::<LANES>();
+    let mut padded = [0.0; LANES];
+    padded[..last.len()].copy_from_slice(last);
+    let zero = s.splat(0.0);
+    // Zero times what is not finite is not a number, and stays so.
+    let (mut top, mut finite) = (zero, zero);
+    for x in registers.iter().chain([&padded]) {
+        let x = s.load_array(x);
+        top = s.max(s.max(x, s.sub(zero, x)), top);
+        finite = s.mul_add(x, zero, finite);
+    }
+    let scale = s.max_lane(top) / most + s.sum(finite);
     (scale, if scale > f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 })
 }
 
@@ -132,16 +162,7 @@ fn nearest<S: Simd>(s: S, x: S::F, up: f32, most: f32) -> S::F {
 
 thread_local! {
     /// Quantised inputs, kept from call to call.
-    static INPUTS: RefCell<Inputs> = const { RefCell::new(Inputs { digits: Vec::new(), scales: Vec::new() }) };
-}
-
-/// The quantised rows of a product.
-#[derive(Default)]
-struct Inputs {
-    /// A tile of M rows after the other: [k / 4][M][high, low], 4 inputs a word.
-    digits: Vec<[u32; 2]>,
-    /// [m]
-    scales: Vec<f32>,
+    static INPUTS: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Rows of the tile that begins with `left` rows to go: they share each load of the weights.
@@ -154,63 +175,98 @@ fn height<S: Simd>(left: usize) -> usize {
     }
 }
 
+/// Words of a quantised row: its digits, 4 inputs a word, and its scale.
+fn words(k: usize, digits: Digits) -> usize {
+    k.div_ceil(4) * digits.count() + 1
+}
+
+/// Rows that a thread quantises at a time: whole tiles.
+const QUANTISED: usize = 16;
+
+/// Quantises rows: a tile of M rows after the other, `[k / 4][M][digits]` words and then M scales; high digits come first.
 struct Quantise<'a> {
     p: &'a Product<'a>,
-    inputs: &'a mut Inputs,
+    digits: Digits,
+    /// The first row.
+    first: usize,
+    out: &'a mut [u32],
 }
 
 impl Kernel for Quantise<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Product { a, lda, m, w, .. } = *self.p;
-        let groups = w.k.div_ceil(4);
-        const MOST: f32 = 8191.0;
-        self.inputs.digits.resize(m * groups, [0; 2]);
-        self.inputs.scales.resize(m, 0.0);
-        let (mut first, mut together) = (0, 0);
-        for row in 0..m {
-            if row == first + together {
-                (first, together) = (row, height::<S>(m - row));
-            }
-            let x = &a[row * lda..][..w.k];
-            let (scale, up) = scale_of(x, MOST);
-            self.inputs.scales[row] = scale;
-            let tile = &mut self.inputs.digits[first * groups..][..together * groups];
-            let (registers, last) = x.as_chunks::<LANES>();
-            let mut padded = [0.0; LANES];
-            padded[..last.len()].copy_from_slice(last);
-            let words = tile.chunks_mut(4 * together);
-            for (words, x) in words.zip(registers.iter().chain((!last.is_empty()).then_some(&padded))) {
-                let whole = nearest(s, s.load_array(x), up, MOST);
-                let mut put = |digit: S::F, place: usize| {
-                    let mut bytes = [0i8; LANES];
-                    // SAFETY: `bytes` holds 16.
-                    unsafe { s.store_i8(bytes.as_mut_ptr(), digit) };
-                    let (fours, _) = bytes.as_chunks::<4>();
-                    for (words, four) in words.chunks_exact_mut(together).zip(fours) {
-                        words[row - first][place] = u32::from_le_bytes(four.map(|b| b as u8));
+        let Product { a, lda, w, .. } = *self.p;
+        let (count, most) = (self.digits.count(), self.digits.most());
+        let mut first = self.first;
+        let mut rest = self.out;
+        while !rest.is_empty() {
+            let size = words(w.k, self.digits);
+            let together = height::<S>(rest.len() / size);
+            let (tile, after) = rest.split_at_mut(together * size);
+            rest = after;
+            let (tile, scales) = tile.split_at_mut(tile.len() - together);
+            for (row, to) in scales.iter_mut().enumerate() {
+                let x = &a[(first + row) * lda..][..w.k];
+                let (scale, up) = scale_of(s, x, most);
+                *to = scale.to_bits();
+                let (registers, last) = x.as_chunks::<LANES>();
+                let mut padded = [0.0; LANES];
+                padded[..last.len()].copy_from_slice(last);
+                let registers = registers.iter().chain((!last.is_empty()).then_some(&padded));
+                for (words, x) in tile.chunks_mut(4 * together * count).zip(registers) {
+                    let whole = nearest(s, s.load_array(x), up, most);
+                    let mut put = |digit: S::F, place: usize, flip: u32| {
+                        let mut bytes = [0i8; LANES];
+                        // SAFETY: `bytes` holds 16.
+                        unsafe { s.store_i8(bytes.as_mut_ptr(), digit) };
+                        let (fours, _) = bytes.as_chunks::<4>();
+                        for (words, four) in words.chunks_exact_mut(together * count).zip(fours) {
+                            words[row * count + place] = u32::from_le_bytes(four.map(|b| b as u8)) ^ flip;
+                        }
+                    };
+                    if self.digits == Digits::One {
+                        put(whole, 0, S::SIGNED);
+                        continue;
                     }
-                };
-                // x + 8192 = 128 high + low: a multiple of 1/128, less a half and a bit, rounds to the whole below it.
-                let moved = s.add(whole, s.splat(8192.0));
-                let below = s.mul_add(moved, s.splat(1.0 / 128.0), s.splat(1.0 / 256.0 - 0.5));
-                let high = s.sub(s.add(below, s.splat(ROUND)), s.splat(ROUND));
-                put(high, 0);
-                put(s.mul_add(high, s.splat(-128.0), moved), 1);
+                    // x + 8192 = 128 high + low: a multiple of 1/128, less a half and a bit, rounds to the whole below it.
+                    let moved = s.add(whole, s.splat(8192.0));
+                    let below = s.mul_add(moved, s.splat(1.0 / 128.0), s.splat(1.0 / 256.0 - 0.5));
+                    let high = s.sub(s.add(below, s.splat(ROUND)), s.splat(ROUND));
+                    put(high, 0, 0);
+                    put(s.mul_add(high, s.splat(-128.0), moved), 1, 0);
+                }
             }
+            first += together;
         }
     }
 }
 
 /// The product, as [`super::matmul`] does it, whose checks it relies on.
-pub(super) fn product(isa: Isa, team: &Team, p: Product<'_>, panels: &[u8], out: &mut [f32], ldo: usize) {
+pub(super) fn product(
+    isa: Isa,
+    team: &Team,
+    p: Product<'_>,
+    (panels, digits): (&[u8], Digits),
+    out: &mut [f32],
+    ldo: usize,
+) {
     let count = p.w.n.div_ceil(LANES);
     assert_eq!(panels.len(), count * panel_bytes(p.w.k), "packed weights of a matrix [{}, {}]", p.w.n, p.w.k);
     INPUTS.with_borrow_mut(|inputs| {
-        isa.run(Quantise { p: &p, inputs: &mut *inputs });
+        let size = words(p.w.k, digits);
+        inputs.resize(p.m * size, 0);
+        let quantise = |i: usize, out: &mut [u32]| isa.run(Quantise { p: &p, digits, first: i * QUANTISED, out });
+        if p.m > 2 * QUANTISED {
+            team.chunks_mut(inputs, QUANTISED * size, quantise);
+        } else {
+            quantise(0, inputs);
+        }
         let out = Out { to: out.as_mut_ptr(), stride: ldo };
-        let part = |panels_of: Range<usize>| isa.run(Part { p, panels, inputs, out, of: panels_of });
+        let part = |panels_of: Range<usize>| match digits {
+            Digits::One => isa.run(Part::<1> { p, panels, inputs, out, of: panels_of }),
+            Digits::Two => isa.run(Part::<2> { p, panels, inputs, out, of: panels_of }),
+        };
         // Enough multiply-adds for several threads, and chunks of at least 4 panels.
         let work = p.m * count * LANES * p.w.k;
         let chunks = (4 * team.threads()).min(count.div_ceil(4)).clamp(1, MAX_CHUNKS);
@@ -232,16 +288,16 @@ struct Out {
 // SAFETY: the chunks of `product` write disjoint columns of an exclusively borrowed slice.
 unsafe impl Sync for Out {}
 
-/// Some panels of a product, all rows.
-struct Part<'a> {
+/// Some panels of a product, all rows; `D` digits an input.
+struct Part<'a, const D: usize> {
     p: Product<'a>,
     panels: &'a [u8],
-    inputs: &'a Inputs,
+    inputs: &'a [u32],
     out: Out,
     of: Range<usize>,
 }
 
-impl Kernel for Part<'_> {
+impl<const D: usize> Kernel for Part<'_, D> {
     type Out = ();
     /// A row alone takes four panels at a time, so that sums do not wait for one another.
     #[inline(always)]
@@ -272,7 +328,7 @@ impl Kernel for Part<'_> {
     }
 }
 
-impl Part<'_> {
+impl<const D: usize> Part<'_, D> {
     /// Returns M.
     ///
     /// # Safety
@@ -286,34 +342,41 @@ impl Part<'_> {
         let blocks = groups.div_ceil(BLOCK);
         let mut dots = [[s.splat(0.0); P]; M];
         // SAFETY: a panel is `size` bytes: groups of 64, then the sums of every block and the scales; a row of the inputs is
-        // `groups` pairs of words.
+        // `groups` times `D` words and a scale, its tile M of them.
         unsafe {
             let w = self.panels.as_ptr().add(panel * size).cast::<i8>();
-            let x = self.inputs.digits.as_ptr().add(row * groups);
+            let x = self.inputs.as_ptr().add(row * (groups * D + 1));
+            let steps = x.add(M * groups * D).cast::<f32>();
             for block in 0..blocks {
                 let mut high = [[s.int_zero(); P]; M];
                 let mut low = [[s.int_zero(); P]; M];
                 for i in block * BLOCK..((block + 1) * BLOCK).min(groups) {
-                    let x = x.add(i * M);
+                    let x = x.add(i * M * D);
                     unrolled!(M of 4, m => {
-                        let [h, l] = *x.add(m);
                         unrolled!(P of 4, p => {
                             let w = w.add(p * size + i * 4 * LANES);
-                            high[m][p] = s.dot4(high[m][p], h, w);
-                            low[m][p] = s.dot4(low[m][p], l, w);
+                            if D == 1 {
+                                high[m][p] = s.dot4_signed(high[m][p], *x.add(m), w);
+                            } else {
+                                high[m][p] = s.dot4(high[m][p], *x.add(m * D), w);
+                                low[m][p] = s.dot4(low[m][p], *x.add(m * D + 1), w);
+                            }
                         });
                     });
                 }
                 unrolled!(M of 4, m => {
                     unrolled!(P of 4, p => {
                         let sums = w.add(p * size + groups * 4 * LANES).cast::<i32>().add(block * LANES);
-                        let sum = s.int_to_f32(s.int_join(high[m][p], low[m][p], sums));
-                        dots[m][p] = s.add(dots[m][p], sum);
+                        let sum = match D {
+                            1 => s.int_signed(high[m][p], sums),
+                            _ => s.int_join(high[m][p], low[m][p], sums),
+                        };
+                        dots[m][p] = s.add(dots[m][p], s.int_to_f32(sum));
                     });
                 });
             }
             unrolled!(M of 4, m => {
-                let scale = s.splat(*self.inputs.scales.as_ptr().add(row + m));
+                let scale = s.splat(*steps.add(m));
                 unrolled!(P of 4, p => {
                     let scales = w.add(p * size + size - LANES * 4).cast::<f32>();
                     let value = s.mul(s.mul(s.load(scales), scale), dots[m][p]);

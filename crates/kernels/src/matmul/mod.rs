@@ -4,7 +4,7 @@ mod int8;
 mod panels;
 mod product;
 
-pub use int8::Loss;
+pub use int8::{Digits, Loss};
 pub use panels::{Panels, Storage, WeightType, pack_int8, pack_panel, unpack_panel, widen};
 pub(crate) use product::tile;
 pub use product::{Epilogue, Product, matmul};

@@ -4,7 +4,7 @@
 //! 16 outputs, and a step of the product reads the 16 weights of one input as one register. N is padded with zero
 //! columns. All instruction sets read the same panels.
 
-use super::int8::{self, Loss};
+use super::int8::{self, Digits, Loss};
 use crate::simd::{Isa, LANES, padded};
 use bytemuck::Pod;
 use half::{bf16, f16};
@@ -18,8 +18,8 @@ pub enum WeightType {
     Bf16,
     /// 2 bytes: IEEE half precision.
     F16,
-    /// 1 byte, and a scale a row: not exact. The module `int8` says how.
-    Int8,
+    /// 1 byte, and a scale a row: not exact. The inputs of a product are quantised, too: to so many digits.
+    Int8(Digits),
 }
 
 impl WeightType {
@@ -29,7 +29,7 @@ impl WeightType {
         match self {
             WeightType::F32 => 4,
             WeightType::Bf16 | WeightType::F16 => 2,
-            WeightType::Int8 => 1,
+            WeightType::Int8(_) => 1,
         }
     }
 
@@ -37,7 +37,7 @@ impl WeightType {
     #[must_use]
     pub fn panel_bytes(self, k: usize) -> usize {
         match self {
-            WeightType::Int8 => int8::panel_bytes(k),
+            WeightType::Int8(_) => int8::panel_bytes(k),
             _ => LANES * k * self.size(),
         }
     }
@@ -52,8 +52,8 @@ pub enum Storage<'a> {
     Bf16(&'a [bf16]),
     /// IEEE half precision
     F16(&'a [f16]),
-    /// 8 bits and scales
-    Int8(&'a [u8]),
+    /// 8 bits and scales, and how inputs are quantised.
+    Int8(&'a [u8], Digits),
 }
 
 /// A packed matrix [n, k], `[n / 16][k][16]`.
@@ -81,7 +81,7 @@ impl<'a> Panels<'a> {
             Storage::F32(w) => (w.len(), Self::len(n, k)),
             Storage::Bf16(w) => (w.len(), Self::len(n, k)),
             Storage::F16(w) => (w.len(), Self::len(n, k)),
-            Storage::Int8(w) => (w.len(), n.div_ceil(LANES) * int8::panel_bytes(k)),
+            Storage::Int8(w, _) => (w.len(), n.div_ceil(LANES) * int8::panel_bytes(k)),
         };
         assert_eq!(len, expected, "packed weights of a matrix [{n}, {k}]");
         Panels { n, k, data }
@@ -106,7 +106,7 @@ impl<'a> Panels<'a> {
             Storage::F32(w) => size_of_val(w),
             Storage::Bf16(w) => size_of_val(w),
             Storage::F16(w) => size_of_val(w),
-            Storage::Int8(w) => w.len(),
+            Storage::Int8(w, _) => w.len(),
         }
     }
 }
@@ -135,7 +135,7 @@ pub fn pack_panel(from: WeightType, rows: &[Option<&[u8]>; LANES], to: WeightTyp
         (WeightType::F16, WeightType::Bf16) => {
             pack(rows, panel, |b| bf16::from_f32(f16::from_le_bytes(b).to_f32()).to_bits());
         }
-        (WeightType::Int8, _) | (_, WeightType::Int8) => panic!("int8 is packed by `pack_int8`"),
+        (WeightType::Int8(_), _) | (_, WeightType::Int8(_)) => panic!("int8 is packed by `pack_int8`"),
     }
 }
 
@@ -191,6 +191,6 @@ pub fn widen(from: WeightType, weights: &[u8], out: &mut [f32]) {
         }
         WeightType::Bf16 => out.iter_mut().zip(twos).for_each(|(x, b)| *x = bf16::from_le_bytes(*b).to_f32()),
         WeightType::F16 => out.iter_mut().zip(twos).for_each(|(x, b)| *x = f16::from_le_bytes(*b).to_f32()),
-        WeightType::Int8 => panic!("int8 weights have scales"),
+        WeightType::Int8(_) => panic!("int8 weights have scales"),
     }
 }

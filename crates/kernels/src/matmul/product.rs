@@ -136,8 +136,8 @@ pub fn matmul(isa: Isa, team: &Team, p: Product<'_>, out: &mut [f32], ldo: usize
     let panels = w.n.div_ceil(LANES);
     assert!(lda >= w.k && a.len() >= (m - 1) * lda + w.k, "inputs: {} floats for {m} rows of {}", a.len(), w.k);
     assert!(ldo >= panels * LANES && out.len() >= (m - 1) * ldo + panels * LANES, "outputs: {} floats", out.len());
-    if let Storage::Int8(panels) = w.data {
-        return int8::product(isa, team, p, panels, out, ldo);
+    if let Storage::Int8(panels, digits) = w.data {
+        return int8::product(isa, team, p, (panels, digits), out, ldo);
     }
     let out = Out { to: out.as_mut_ptr(), stride: ldo };
     let whole = Block { p, out, rows: 0..m, panels: 0..panels };

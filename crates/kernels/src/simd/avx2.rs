@@ -128,6 +128,24 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn dot4_signed(self, sum: Self::I, a: u32, w: *const i8) -> Self::I {
+        // SAFETY: the caller vouches for reading 64 bytes at `w`, the proof for the features.
+        unsafe {
+            // The sign of an input moves to its weights. Pairs of products are at most 2 * 127 * 127: no i16 saturates.
+            let (a, ones) = (_mm256_set1_epi32(a as i32), _mm256_set1_epi16(1));
+            let size = _mm256_abs_epi8(a);
+            let quads = |w: *const i8| {
+                let w = _mm256_sign_epi8(_mm256_loadu_si256(w.cast()), a);
+                _mm256_madd_epi16(_mm256_maddubs_epi16(size, w), ones)
+            };
+            (_mm256_add_epi32(sum.0, quads(w)), _mm256_add_epi32(sum.1, quads(w.add(32))))
+        }
+    }
+    #[inline(always)]
+    unsafe fn int_signed(self, sum: Self::I, _: *const i32) -> Self::I {
+        sum
+    }
+    #[inline(always)]
     unsafe fn int_join(self, high: Self::I, low: Self::I, sub: *const i32) -> Self::I {
         // SAFETY: the caller vouches for reading 16 i32 at `sub`, the proof for the features.
         unsafe {

@@ -113,6 +113,18 @@ impl Simd for Avx512 {
         // SAFETY: the caller vouches for reading 64 bytes at `w`, the proof for the features.
         unsafe { _mm512_dpbusd_epi32(sum, _mm512_set1_epi32(a as i32), _mm512_loadu_si512(w.cast())) }
     }
+    /// `vpdpbusd` takes unsigned bytes: 128 more than the signed ones.
+    const SIGNED: u32 = 0x8080_8080;
+    #[inline(always)]
+    unsafe fn dot4_signed(self, sum: __m512i, a: u32, w: *const i8) -> __m512i {
+        // SAFETY: as the caller's.
+        unsafe { self.dot4(sum, a, w) }
+    }
+    #[inline(always)]
+    unsafe fn int_signed(self, sum: __m512i, sub: *const i32) -> __m512i {
+        // SAFETY: the caller vouches for reading 16 i32 at `sub`, the proof for the features.
+        unsafe { _mm512_sub_epi32(sum, _mm512_slli_epi32::<7>(_mm512_loadu_si512(sub.cast()))) }
+    }
     #[inline(always)]
     unsafe fn int_join(self, high: __m512i, low: __m512i, sub: *const i32) -> __m512i {
         // SAFETY: the caller vouches for reading 16 i32 at `sub`, the proof for the features.

@@ -101,6 +101,16 @@ pub trait Simd: Copy {
     /// # Safety
     /// `w` is valid for reading 64 bytes.
     unsafe fn dot4(self, sum: Self::I, a: u32, w: *const i8) -> Self::I;
+    /// What turns four signed bytes into the `a` of [`Simd::dot4_signed`], by exclusive or.
+    const SIGNED: u32 = 0;
+    /// As [`Simd::dot4`] of bytes that are signed too, above -128; the sum is [`Simd::int_signed`]'s.
+    /// # Safety
+    /// `w` is valid for reading 64 bytes.
+    unsafe fn dot4_signed(self, sum: Self::I, a: u32, w: *const i8) -> Self::I;
+    /// The sum that [`Simd::dot4_signed`] made, `sub` being the sums of the weights alone.
+    /// # Safety
+    /// `sub` is valid for reading 16 i32.
+    unsafe fn int_signed(self, sum: Self::I, sub: *const i32) -> Self::I;
     /// 128 high + low - 8192 sub, wrapping.
     /// # Safety
     /// `sub` is valid for reading 16 i32.

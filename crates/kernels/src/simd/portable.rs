@@ -50,8 +50,8 @@ fn pow2(n: F) -> F {
 }
 
 #[inline(never)]
-fn dot4(sum: [i32; LANES], a: [u8; 4], w: [[i8; 4]; LANES]) -> [i32; LANES] {
-    from_fn(|i| (0..4).fold(sum[i], |sum, j| sum + i32::from(a[j]) * i32::from(w[i][j])))
+fn dot4(sum: [i32; LANES], a: [i32; 4], w: [[i8; 4]; LANES]) -> [i32; LANES] {
+    from_fn(|i| (0..4).fold(sum[i], |sum, j| sum + a[j] * i32::from(w[i][j])))
 }
 
 impl Simd for Portable {
@@ -133,7 +133,17 @@ impl Simd for Portable {
     unsafe fn dot4(self, sum: Self::I, a: u32, w: *const i8) -> Self::I {
         // SAFETY: the caller vouches for 64 readable bytes.
         let w = unsafe { w.cast::<[[i8; 4]; LANES]>().read_unaligned() };
-        dot4(sum, a.to_le_bytes(), w)
+        dot4(sum, a.to_le_bytes().map(i32::from), w)
+    }
+    #[inline(always)]
+    unsafe fn dot4_signed(self, sum: Self::I, a: u32, w: *const i8) -> Self::I {
+        // SAFETY: the caller vouches for 64 readable bytes.
+        let w = unsafe { w.cast::<[[i8; 4]; LANES]>().read_unaligned() };
+        dot4(sum, a.to_le_bytes().map(|a| i32::from(a as i8)), w)
+    }
+    #[inline(always)]
+    unsafe fn int_signed(self, sum: Self::I, _: *const i32) -> Self::I {
+        sum
     }
     #[inline(always)]
     unsafe fn int_join(self, high: Self::I, low: Self::I, sub: *const i32) -> Self::I {

@@ -269,6 +269,61 @@ fn int8_of_what_is_no_number_is_no_number() {
     }
 }
 
+/// Against the product written out: ties, zeros, outliers, numbers that are none, rows of all sizes.
+#[test]
+fn the_largest_int8_output_is_that_of_the_product() {
+    let sizes = [(1, 64, 32), (1, 1000, 256), (3, 130, 40), (6, 517, 64), (9, 2048, 16), (2, 40, 7), (1, 63, 2052)];
+    let kind = WeightType::Int8(Digits::Two);
+    let mut decided = 0;
+    for seed in 0..700u64 {
+        let (m, n, k) = sizes[seed as usize % sizes.len()];
+        let mut w: Vec<f32> = numbers(seed, n * k).iter().map(|x| (x * 1e4).sin()).collect();
+        let mut a: Vec<f32> = numbers(seed + 1000, m * k).iter().map(|x| (x * 1e4).sin()).collect();
+        match seed / 7 % 10 {
+            0 => w.copy_within(..k, (n - 1) * k), // a tie of the first and the last
+            1 => w.chunks_mut(k).for_each(|row| row.copy_from_slice(&a[..k])), // a tie of all
+            2 => w.iter_mut().step_by(97).for_each(|x| *x *= 100.0),
+            3 => a[k / 2] = 1e4,
+            4 => w.iter_mut().for_each(|x| *x = -x.abs()), // padding would win
+            5 => w[(n / 2) * k + 1] = f32::NAN,
+            6 => a[..k].fill(0.0),
+            7 => a[(m - 1) * k] = f32::INFINITY,
+            8 => w.iter_mut().for_each(|x| *x *= 1e-30),
+            _ => {}
+        }
+        if seed / 7 % 10 == 4 {
+            a.iter_mut().for_each(|x| *x = x.abs());
+        }
+        let mut on_all = Vec::new();
+        on_every_isa(|isa| {
+            let mut packed = vec![0u8; n.div_ceil(16) * kind.panel_bytes(k)];
+            for (i, panel) in packed.chunks_exact_mut(kind.panel_bytes(k)).enumerate() {
+                let rows = std::array::from_fn(|lane| (16 * i + lane < n).then(|| &w[(16 * i + lane) * k..][..k]));
+                pack_int8(isa, &rows, k, panel);
+            }
+            let w = Panels::new(n, k, Storage::Int8(&packed, Digits::Two));
+            let p = Product { a: &a, lda: k, m, w, epilogue: Epilogue::Store };
+            let mut written = vec![0f32; m * padded(n)];
+            matmul(isa, &Team::alone(), p, &mut written, padded(n));
+            for threads in [1, 3] {
+                let mut found = vec![None; m];
+                Team::enter(threads, |team| largest(isa, team, p, &mut found));
+                for (row, found) in found.iter().enumerate() {
+                    let first = first_max(isa, &written[row * padded(n)..][..n]);
+                    match found {
+                        Some(id) => assert_eq!(*id as usize, first, "seed {seed}, row {row}, {}", isa.name()),
+                        None => assert!(k > 2048 || written[row * padded(n)..][..n].iter().all(|x| x.is_nan())),
+                    }
+                }
+                on_all.push(found);
+            }
+        });
+        assert!(on_all.iter().all(|found| *found == on_all[0]));
+        decided += on_all[0].iter().flatten().count();
+    }
+    assert!(decided > 1500, "{decided} of 2,300 rows");
+}
+
 #[test]
 fn rms_norm_equals_the_plain_loop() {
     for n in SIZES.into_iter().chain([256, 1000]) {

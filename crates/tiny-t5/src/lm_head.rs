@@ -58,6 +58,7 @@ pub(crate) struct Choice {
     /// [vocab_size], minus infinity between uses.
     scores: Vec<f32>,
     logits: Vec<f32>,
+    largest: Vec<Option<u32>>,
     /// Rows that the screen decided, and what it left over of them.
     pub(crate) screened: usize,
     pub(crate) survivors: usize,
@@ -140,7 +141,8 @@ impl LmHead {
         Ok(self.screen.get_or_init(|| packing).as_ref())
     }
 
-    /// Whether greedy search goes through a screen: with int8 weights the full product reads no more.
+    /// Whether greedy search goes through a screen: with int8 weights the full product reads no more, and has its own
+    /// shortcut (see [`tiny_t5_kernels::largest`]).
     pub(crate) fn is_screened(config: &Config, dtype: Dtype) -> bool {
         let (n, k) = (config.vocab_size, config.d_model);
         n.saturating_mul(k) >= SCREEN_FROM && k <= SCREEN_MAX_K && dtype != Dtype::Int8
@@ -222,17 +224,49 @@ impl LmHead {
     ) -> Result<()> {
         out.clear();
         let Some(packing) = self.screen(model, exec)? else {
-            let vocab_size = model.config().vocab_size;
-            let logits = self.logits(model, exec, hidden, rows, &mut choice.logits)?;
-            for (row, logits) in logits.chunks_exact_mut(padded(vocab_size)).enumerate() {
-                scores.process(row, &mut logits[..vocab_size]);
-                out.push(first_max(exec.isa, &logits[..vocab_size]) as u32);
-            }
-            return Ok(());
+            return self.best_of_all(model, exec, hidden, rows, choice, scores, out);
         };
         for first in (0..rows).step_by(SCREEN_ROWS) {
             let rows = first..(first + SCREEN_ROWS).min(rows);
             self.best_of_chunk(model, exec, packing, hidden, rows, choice, scores, out)?;
+        }
+        Ok(())
+    }
+
+    /// Without a screen: of all logits, which need not be written out where they are int8's and no processor changes them.
+    #[allow(clippy::too_many_arguments)]
+    fn best_of_all(
+        &self,
+        model: &Model,
+        exec: Exec<'_>,
+        hidden: &[f32],
+        rows: usize,
+        choice: &mut Choice,
+        scores: &impl Scores,
+        out: &mut Vec<u32>,
+    ) -> Result<()> {
+        let (n, stride) = (model.config().vocab_size, model.shape.stride());
+        let (packed, matrix) = self.packed(model, exec)?;
+        let Choice { apart, largest, logits, .. } = choice;
+        apart.resize_with(SCREEN_ROWS, Vec::new);
+        let touched = &mut apart[0];
+        touched.clear();
+        largest.clear();
+        largest.resize(rows, None);
+        if matrix.is_int8() && (0..rows).all(|row| scores.touches(row, touched) && touched.is_empty()) {
+            exec.largest(hidden, rows, packed.panels(matrix), largest);
+        }
+        let full = if largest.iter().any(Option::is_some) { 1 } else { rows.max(1) };
+        for first in (0..rows).step_by(full) {
+            if let Some(id) = largest[first] {
+                out.push(id);
+                continue;
+            }
+            let logits = self.logits(model, exec, &hidden[first * stride..], full, logits)?;
+            for (row, logits) in logits.chunks_exact_mut(padded(n)).enumerate() {
+                scores.process(first + row, &mut logits[..n]);
+                out.push(first_max(exec.isa, &logits[..n]) as u32);
+            }
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use crate::relative_bias::RelativeBias;
 use crate::weights::{Heads, Matrix, Packed};
 use std::sync::atomic::{AtomicBool, Ordering};
 use tiny_t5_kernels::{
-    Activation, Epilogue, Isa, Panels, Product, Team, activate_rows, gate_rows, matmul, padded, rms_norm,
+    Activation, Epilogue, Isa, Panels, Product, Team, activate_rows, gate_rows, largest, matmul, padded, rms_norm,
 };
 
 /// The encoder's or the decoder's weights.
@@ -108,6 +108,12 @@ impl Exec<'_> {
     pub(crate) fn product(self, a: &[f32], m: usize, w: Panels<'_>, epilogue: Epilogue, out: &mut [f32]) {
         let product = Product { a, lda: padded(w.k()), m, w, epilogue };
         matmul(self.isa, self.team, product, out, padded(w.n()));
+    }
+
+    /// The first of the largest outputs of each row of a product with int8 weights; see [`tiny_t5_kernels::largest`].
+    pub(crate) fn largest(self, a: &[f32], m: usize, w: Panels<'_>, out: &mut [Option<u32>]) {
+        let product = Product { a, lda: padded(w.k()), m, w, epilogue: Epilogue::Store };
+        largest(self.isa, self.team, product, out);
     }
 
     pub(crate) fn norm(self, shape: Shape, x: &[f32], weight: &[f32], out: &mut [f32]) {

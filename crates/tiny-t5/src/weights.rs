@@ -35,6 +35,10 @@ pub(crate) struct Matrix {
 }
 
 impl Matrix {
+    pub(crate) fn is_int8(&self) -> bool {
+        matches!(self.kind, WeightType::Int8(_))
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         self.n.div_ceil(LANES) * self.kind.panel_bytes(self.k)
     }

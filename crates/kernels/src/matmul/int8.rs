@@ -14,7 +14,8 @@
 //! Two digits read no more bytes than one: for one row, which waits for memory, the second is free on AVX-512. For many
 //! rows, which wait for arithmetic, it doubles the time.
 //!
-//! A panel is `[k / 4][16][4]` bytes, for every block of inputs the 16 sums of q as i32, and the 16 scales as f32.
+//! A panel is `[k / 4][16][4]` bytes, for every block of inputs the 16 sums of q as i32, then the 16 scales, and the norms of q rounded
+//! up, as f32.
 
 use super::product::{Epilogue, Product};
 use crate::region::{MAX_CHUNKS, Team};
@@ -31,15 +32,15 @@ pub enum Digits {
     Two,
 }
 
-impl Digits {
-    /// The largest whole number.
-    fn most(self) -> f32 {
-        match self {
-            Digits::One => 127.0,
-            Digits::Two => 8191.0,
-        }
+/// The largest whole number of an input.
+pub(super) fn most(digits: Digits) -> f32 {
+    match digits {
+        Digits::One => 127.0,
+        Digits::Two => 8191.0,
     }
+}
 
+impl Digits {
     fn count(self) -> usize {
         match self {
             Digits::One => 1,
@@ -49,12 +50,12 @@ impl Digits {
 }
 
 /// Groups of 4 inputs of a block: 127 * 8191 * 2048 fits an i32.
-const BLOCK: usize = 2048 / 4;
+pub(super) const BLOCK: usize = 2048 / 4;
 
 /// Bytes of a panel of k inputs.
 pub(super) fn panel_bytes(k: usize) -> usize {
     let groups = k.div_ceil(4);
-    groups * 4 * LANES + (groups.div_ceil(BLOCK) + 1) * LANES * 4
+    groups * 4 * LANES + (groups.div_ceil(BLOCK) + 2) * LANES * 4
 }
 
 /// How much of 16 rows is lost in 8 bits.
@@ -90,13 +91,14 @@ impl Kernel for Pack<'_> {
     fn run<S: Simd>(self, s: S) -> Loss {
         let groups = self.k.div_ceil(4);
         let (weights, behind) = self.panel.split_at_mut(groups * 4 * LANES);
-        let (sums, scales) = behind.split_at_mut(behind.len() - LANES * 4);
+        let (sums, behind) = behind.split_at_mut(behind.len() - 2 * LANES * 4);
+        let (scales, sizes) = behind.split_at_mut(LANES * 4);
         let mut loss = Loss::default();
         for (lane, row) in self.rows.iter().enumerate() {
             let row = row.unwrap_or_default();
             let (scale, up) = scale_of(s, row, 127.0);
             scales[lane * 4..][..4].copy_from_slice(&scale.to_le_bytes());
-            let (mut errors, mut norms) = (s.splat(0.0), s.splat(0.0));
+            let (mut errors, mut norms, mut squares) = (s.splat(0.0), s.splat(0.0), s.splat(0.0));
             // Blocks hold whole registers.
             let blocks = weights.chunks_mut(BLOCK * 4 * LANES).zip(sums.chunks_exact_mut(LANES * 4));
             for (i, (weights, sums)) in blocks.enumerate() {
@@ -114,6 +116,7 @@ impl Kernel for Pack<'_> {
                     errors = s.mul_add(error, error, errors);
                     norms = s.mul_add(x, x, norms);
                     sum = s.add(sum, q);
+                    squares = s.mul_add(q, q, squares);
                     let mut bytes = [0i8; LANES];
                     // SAFETY: `bytes` holds 16.
                     unsafe { s.store_i8(bytes.as_mut_ptr(), q) };
@@ -124,6 +127,7 @@ impl Kernel for Pack<'_> {
                 }
                 sums[lane * 4..][..4].copy_from_slice(&(s.sum(sum) as i32).to_le_bytes());
             }
+            sizes[lane * 4..][..4].copy_from_slice(&(s.sum(squares).sqrt() * 1.0001).to_le_bytes());
             loss.error += f64::from(s.sum(errors));
             loss.norm += f64::from(s.sum(norms));
         }
@@ -133,7 +137,7 @@ impl Kernel for Pack<'_> {
 
 /// The step of whole numbers up to `most`, and one over it: not a number where one of x is none or infinite.
 #[inline(always)]
-fn scale_of<S: Simd>(s: S, x: &[f32], most: f32) -> (f32, f32) {
+pub(super) fn scale_of<S: Simd>(s: S, x: &[f32], most: f32) -> (f32, f32) {
     let (registers, last) = x.as_chunks::<LANES>();
     let mut padded = [0.0; LANES];
     padded[..last.len()].copy_from_slice(last);
@@ -150,11 +154,11 @@ fn scale_of<S: Simd>(s: S, x: &[f32], most: f32) -> (f32, f32) {
 }
 
 /// Added and taken away again rounds to a whole number: 1.5 * 2^23.
-const ROUND: f32 = 12_582_912.0;
+pub(super) const ROUND: f32 = 12_582_912.0;
 
 /// x `up`, rounded to a whole number of at most `most`.
 #[inline(always)]
-fn nearest<S: Simd>(s: S, x: S::F, up: f32, most: f32) -> S::F {
+pub(super) fn nearest<S: Simd>(s: S, x: S::F, up: f32, most: f32) -> S::F {
     let most = s.splat(most);
     let x = s.max(s.sub(s.splat(0.0), most), s.min(s.mul(x, s.splat(up)), most));
     s.sub(s.add(x, s.splat(ROUND)), s.splat(ROUND))
@@ -167,7 +171,7 @@ thread_local! {
 
 /// Rows of the tile that begins with `left` rows to go: they share each load of the weights.
 #[inline(always)]
-fn height<S: Simd>(left: usize) -> usize {
+pub(super) fn height<S: Simd>(left: usize) -> usize {
     match left {
         4.. if S::WIDEST == 4 => 4,
         2.. if S::WIDEST == 4 => 2,
@@ -197,7 +201,7 @@ impl Kernel for Quantise<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Product { a, lda, w, .. } = *self.p;
-        let (count, most) = (self.digits.count(), self.digits.most());
+        let (count, most) = (self.digits.count(), most(self.digits));
         let mut first = self.first;
         let mut rest = self.out;
         while !rest.is_empty() {
@@ -341,7 +345,7 @@ impl<const D: usize> Part<'_, D> {
         let (groups, size) = (self.p.w.k.div_ceil(4), panel_bytes(self.p.w.k));
         let blocks = groups.div_ceil(BLOCK);
         let mut dots = [[s.splat(0.0); P]; M];
-        // SAFETY: a panel is `size` bytes: groups of 64, then the sums of every block and the scales; a row of the inputs is
+        // SAFETY: a panel is `size` bytes: groups of 64, then the sums of every block, scales and norms; a row of the inputs is
         // `groups` times `D` words and a scale, its tile M of them.
         unsafe {
             let w = self.panels.as_ptr().add(panel * size).cast::<i8>();
@@ -378,7 +382,7 @@ impl<const D: usize> Part<'_, D> {
             unrolled!(M of 4, m => {
                 let scale = s.splat(*steps.add(m));
                 unrolled!(P of 4, p => {
-                    let scales = w.add(p * size + size - LANES * 4).cast::<f32>();
+                    let scales = w.add(p * size + size - 2 * LANES * 4).cast::<f32>();
                     let value = s.mul(s.mul(s.load(scales), scale), dots[m][p]);
                     let to = self.out.to.add((row + m) * self.out.stride + (panel + p) * LANES);
                     let value = match self.p.epilogue {

@@ -1,0 +1,233 @@
+//! Which output of an int8 product is the largest, for half its arithmetic and without writing it out.
+//!
+//! An input of two digits is x = 128 h + r with |r| <= 64. The sum over h alone gives every output within a bound on what the sum
+//! over r can add, |r| |q| (Cauchy and Schwarz). Groups of outputs whose upper bound is below the best lower bound cannot
+//! have the largest; the others, few, are computed as [`super::matmul`] computes them.
+
+use super::int8::{self, BLOCK, Digits, ROUND, height, most, nearest, panel_bytes, scale_of};
+use super::panels::{Panels, Storage};
+use super::product::{Epilogue, Product};
+use crate::region::{MAX_CHUNKS, Team};
+use crate::simd::{Isa, Kernel, LANES, Simd, unrolled};
+use std::cell::RefCell;
+use std::ops::Range;
+
+/// Panels that share a bound.
+const GROUP: usize = 4;
+
+/// Bounds of the outputs of a group for a row: no output is above `upper`, and one is at least `lower`.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    lower: f32,
+    upper: f32,
+}
+
+thread_local! {
+    /// Rounded inputs, and bounds [m][groups]: kept from call to call.
+    static BUFFERS: RefCell<(Vec<u32>, Vec<Bounds>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+}
+
+/// The first of the largest outputs of each row of a product with int8 weights, equal to that of the outputs written out.
+/// None where it takes all of them to know: numbers that are not finite, or more inputs than 2,048. The epilogue is not looked at.
+///
+/// # Panics
+/// Where the weights are not int8 with two digits, or `out` is not [m].
+pub fn largest(isa: Isa, team: &Team, p: Product<'_>, out: &mut [Option<u32>]) {
+    let Storage::Int8(panels, Digits::Two) = p.w.data else { panic!("int8 weights and inputs of two digits") };
+    assert_eq!(out.len(), p.m);
+    let (n, k, size) = (p.w.n, p.w.k, panel_bytes(p.w.k));
+    out.fill(None);
+    if p.m == 0 || n == 0 || k.div_ceil(4) > BLOCK {
+        return;
+    }
+    assert!(p.lda >= k && p.a.len() >= (p.m - 1) * p.lda + k, "inputs: {} floats for {} rows of {k}", p.a.len(), p.m);
+    BUFFERS.with_borrow_mut(|(inputs, bounds)| {
+        inputs.resize(p.m * words(k), 0);
+        isa.run(Round { p: &p, out: inputs });
+        // Outputs behind the whole groups have no bounds and are always computed.
+        let groups = n / (GROUP * LANES);
+        bounds.resize(p.m * groups, Bounds { lower: 0.0, upper: 0.0 });
+        let to = Out(bounds.as_mut_ptr());
+        let scan = |of: Range<usize>| isa.run(Scan { p: &p, panels, inputs, groups, of, out: to });
+        let chunks = (4 * team.threads()).min(groups.div_ceil(4)).clamp(1, MAX_CHUNKS);
+        let cut = |i: usize| i * groups / chunks;
+        team.run(chunks, |_, i| scan(cut(i)..cut(i + 1)));
+        let bounds = &*bounds;
+        team.chunks_mut(out, 4, |chunk, out| {
+            for (i, out) in out.iter_mut().enumerate() {
+                let row = chunk * 4 + i;
+                let bounds = &bounds[row * groups..][..groups];
+                let least =
+                    bounds.iter().fold(f32::NEG_INFINITY, |least, b| if b.lower > least { b.lower } else { least });
+                let mut best = f32::NAN;
+                for group in 0..n.div_ceil(GROUP * LANES) {
+                    if bounds.get(group).is_some_and(|b| b.upper < least) {
+                        continue;
+                    }
+                    let first = group * GROUP * LANES;
+                    let n = (n - first).min(GROUP * LANES);
+                    let panels = &panels[first / LANES * size..][..n.div_ceil(LANES) * size];
+                    let w = Panels::new(n, k, Storage::Int8(panels, Digits::Two));
+                    let a = &p.a[row * p.lda..][..k];
+                    let mut values = [0.0; GROUP * LANES];
+                    let product = Product { a, lda: k, m: 1, w, epilogue: Epilogue::Store };
+                    int8::product(isa, &Team::alone(), product, (panels, Digits::Two), &mut values, GROUP * LANES);
+                    for (i, value) in values[..n].iter().enumerate() {
+                        if *value > best || best.is_nan() && !value.is_nan() {
+                            (best, *out) = (*value, Some((first + i) as u32));
+                        }
+                    }
+                }
+            }
+        });
+    });
+}
+
+/// Words of a rounded row: its high digits, 4 inputs a word, the step of its whole numbers and the norm of what is left.
+fn words(k: usize) -> usize {
+    k.div_ceil(4) + 2
+}
+
+/// Rounds rows: a tile of M rows after the other, `[k / 4][M]` words, then M steps and M norms.
+struct Round<'a> {
+    p: &'a Product<'a>,
+    out: &'a mut [u32],
+}
+
+impl Kernel for Round<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Product { a, lda, w, .. } = *self.p;
+        let mut rows = a.chunks(lda);
+        let mut rest = self.out;
+        while !rest.is_empty() {
+            let together = height::<S>(rest.len() / words(w.k));
+            let (tile, after) = rest.split_at_mut(together * words(w.k));
+            rest = after;
+            let (tile, behind) = tile.split_at_mut(tile.len() - 2 * together);
+            for row in 0..together {
+                let x = &rows.next().unwrap_or_default()[..w.k];
+                let (scale, up) = scale_of(s, x, most(Digits::Two));
+                let mut squares = s.splat(0.0);
+                let (registers, last) = x.as_chunks::<LANES>();
+                let mut padded = [0.0; LANES];
+                padded[..last.len()].copy_from_slice(last);
+                let registers = registers.iter().chain((!last.is_empty()).then_some(&padded));
+                for (words, x) in tile.chunks_mut(4 * together).zip(registers) {
+                    let whole = nearest(s, s.load_array(x), up, most(Digits::Two));
+                    let high = s.sub(s.mul_add(whole, s.splat(1.0 / 128.0), s.splat(ROUND)), s.splat(ROUND));
+                    let left = s.mul_add(high, s.splat(-128.0), whole);
+                    squares = s.mul_add(left, left, squares);
+                    let mut bytes = [0i8; LANES];
+                    // SAFETY: `bytes` holds 16.
+                    unsafe { s.store_i8(bytes.as_mut_ptr(), high) };
+                    let (fours, _) = bytes.as_chunks::<4>();
+                    for (words, four) in words.chunks_exact_mut(together).zip(fours) {
+                        words[row] = u32::from_le_bytes(four.map(|b| b as u8)) ^ S::SIGNED;
+                    }
+                }
+                behind[row] = scale.to_bits();
+                behind[together + row] = (s.sum(squares).sqrt() * 1.0001).to_bits();
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Out(*mut Bounds);
+
+// SAFETY: the chunks of `largest` write the bounds of disjoint groups of an exclusively borrowed slice.
+unsafe impl Sync for Out {}
+
+/// The bounds of some groups, all rows.
+struct Scan<'a> {
+    p: &'a Product<'a>,
+    panels: &'a [u8],
+    inputs: &'a [u32],
+    groups: usize,
+    of: Range<usize>,
+    out: Out,
+}
+
+impl Kernel for Scan<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let m = self.p.m;
+        for group in self.of.clone() {
+            let mut row = 0;
+            while row < m {
+                // SAFETY: `largest` found the rows within the inputs, which `Round` made, and gives whole groups.
+                row += unsafe {
+                    match height::<S>(m - row) {
+                        4 if S::PANELS == 2 => self.group::<S, 4, 2>(s, row, group),
+                        4 => self.group::<S, 4, 1>(s, row, group),
+                        2 if S::PANELS == 2 => self.group::<S, 2, 2>(s, row, group),
+                        2 => self.group::<S, 2, 1>(s, row, group),
+                        _ if S::WIDEST == 4 => self.group::<S, 1, 4>(s, row, group),
+                        _ => self.group::<S, 1, 1>(s, row, group),
+                    }
+                };
+            }
+        }
+    }
+}
+
+impl Scan<'_> {
+    /// Returns M.
+    ///
+    /// # Safety
+    /// Rows `row..row + M` and the panels of `group` are there.
+    #[inline(always)]
+    unsafe fn group<S: Simd, const M: usize, const P: usize>(&self, s: S, row: usize, group: usize) -> usize {
+        if M.max(P) > S::WIDEST || (P == 2 && S::PANELS < 2) {
+            return M; // never asked for; no code is made for it
+        }
+        let k = self.p.w.k;
+        let (fours, size) = (k.div_ceil(4), panel_bytes(k));
+        let (least, most) = (s.splat(f32::NEG_INFINITY), s.splat(f32::INFINITY));
+        let mut bounds = [[least; 2]; M];
+        // SAFETY: a panel is `size` bytes: groups of 64, the sums, the scales and the norms; a tile of the inputs is `fours` times M
+        // words, then M steps and M norms.
+        unsafe {
+            let x = self.inputs.as_ptr().add(row * words(k));
+            let steps = x.add(M * fours).cast::<f32>();
+            for panel in (group * GROUP..(group + 1) * GROUP).step_by(P) {
+                let w = self.panels.as_ptr().add(panel * size).cast::<i8>();
+                let mut sums = [[s.int_zero(); P]; M];
+                for i in 0..fours {
+                    unrolled!(M of 4, m => {
+                        unrolled!(P of 4, p => {
+                            sums[m][p] = s.dot4_signed(sums[m][p], *x.add(i * M + m), w.add(p * size + i * 4 * LANES));
+                        });
+                    });
+                }
+                unrolled!(M of 4, m => {
+                    let (step, left) = (s.splat(*steps.add(m)), s.splat(*steps.add(M + m)));
+                    unrolled!(P of 4, p => {
+                        let behind = w.add(p * size + fours * 4 * LANES);
+                        let dot = s.int_to_f32(s.int_signed(sums[m][p], behind.cast()));
+                        let scale = s.mul(s.load(behind.cast::<f32>().add(LANES)), step);
+                        let norm = s.load(behind.cast::<f32>().add(2 * LANES));
+                        let centre = s.mul(scale, s.mul(dot, s.splat(128.0)));
+                        // Roundings are a few times 2^-24 of the centre and of the radius, whose norms are rounded up by more.
+                        let size = s.max(centre, s.sub(s.splat(0.0), centre));
+                        let radius = s.mul_add(s.mul(scale, left), norm, s.splat(1e-30));
+                        let radius = s.mul_add(size, s.splat(1e-6), radius);
+                        let upper = s.add(centre, radius);
+                        // What is not a number can be the largest, for all that is known here.
+                        let upper = s.select_lt(upper, most, upper, most);
+                        bounds[m][0] = s.max(s.sub(centre, radius), bounds[m][0]);
+                        bounds[m][1] = s.max(upper, bounds[m][1]);
+                    });
+                });
+            }
+            unrolled!(M of 4, m => {
+                let bounds = Bounds { lower: s.max_lane(bounds[m][0]), upper: s.max_lane(bounds[m][1]) };
+                *self.out.0.add((row + m) * self.groups + group) = bounds;
+            });
+        }
+        M
+    }
+}

@@ -187,6 +187,18 @@ fn words(k: usize, digits: Digits) -> usize {
 /// Rows that a thread quantises at a time: whole tiles.
 const QUANTISED: usize = 16;
 
+/// Stores 16 digits of an input, 4 a word: at `words[at]`, and so on every `stride`.
+#[inline(always)] // a closure would lose the instruction set
+pub(super) fn store_digits<S: Simd>(s: S, digits: S::F, flip: u32, words: &mut [u32], at: usize, stride: usize) {
+    let mut bytes = [0i8; LANES];
+    // SAFETY: `bytes` holds 16.
+    unsafe { s.store_i8(bytes.as_mut_ptr(), digits) };
+    let (fours, _) = bytes.as_chunks::<4>();
+    for (words, four) in words.chunks_exact_mut(stride).zip(fours) {
+        words[at] = u32::from_le_bytes(four.map(|b| b as u8)) ^ flip;
+    }
+}
+
 /// Quantises rows: a tile of M rows after the other, `[k / 4][M][digits]` words and then M scales; high digits come first.
 struct Quantise<'a> {
     p: &'a Product<'a>,
@@ -220,25 +232,16 @@ impl Kernel for Quantise<'_> {
                 let registers = registers.iter().chain((!last.is_empty()).then_some(&padded));
                 for (words, x) in tile.chunks_mut(4 * together * count).zip(registers) {
                     let whole = nearest(s, s.load_array(x), up, most);
-                    let mut put = |digit: S::F, place: usize, flip: u32| {
-                        let mut bytes = [0i8; LANES];
-                        // SAFETY: `bytes` holds 16.
-                        unsafe { s.store_i8(bytes.as_mut_ptr(), digit) };
-                        let (fours, _) = bytes.as_chunks::<4>();
-                        for (words, four) in words.chunks_exact_mut(together * count).zip(fours) {
-                            words[row * count + place] = u32::from_le_bytes(four.map(|b| b as u8)) ^ flip;
-                        }
-                    };
                     if self.digits == Digits::One {
-                        put(whole, 0, S::SIGNED);
+                        store_digits(s, whole, S::SIGNED, words, row, together);
                         continue;
                     }
                     // x + 8192 = 128 high + low: a multiple of 1/128, less a half and a bit, rounds to the whole below it.
                     let moved = s.add(whole, s.splat(8192.0));
                     let below = s.mul_add(moved, s.splat(1.0 / 128.0), s.splat(1.0 / 256.0 - 0.5));
                     let high = s.sub(s.add(below, s.splat(ROUND)), s.splat(ROUND));
-                    put(high, 0, 0);
-                    put(s.mul_add(high, s.splat(-128.0), moved), 1, 0);
+                    store_digits(s, high, 0, words, 2 * row, 2 * together);
+                    store_digits(s, s.mul_add(high, s.splat(-128.0), moved), 0, words, 2 * row + 1, 2 * together);
                 }
             }
             first += together;

@@ -4,7 +4,7 @@
 //! over r can add, |r| |q| (Cauchy and Schwarz). Groups of outputs whose upper bound is below the best lower bound cannot
 //! have the largest; the others, few, are computed as [`super::matmul`] computes them.
 
-use super::int8::{self, BLOCK, Digits, ROUND, height, most, nearest, panel_bytes, scale_of};
+use super::int8::{self, BLOCK, Digits, ROUND, height, most, nearest, panel_bytes, scale_of, store_digits};
 use super::panels::{Panels, Storage};
 use super::product::{Epilogue, Product};
 use crate::region::{MAX_CHUNKS, Team};
@@ -119,13 +119,7 @@ impl Kernel for Round<'_> {
                     let high = s.sub(s.mul_add(whole, s.splat(1.0 / 128.0), s.splat(ROUND)), s.splat(ROUND));
                     let left = s.mul_add(high, s.splat(-128.0), whole);
                     squares = s.mul_add(left, left, squares);
-                    let mut bytes = [0i8; LANES];
-                    // SAFETY: `bytes` holds 16.
-                    unsafe { s.store_i8(bytes.as_mut_ptr(), high) };
-                    let (fours, _) = bytes.as_chunks::<4>();
-                    for (words, four) in words.chunks_exact_mut(together).zip(fours) {
-                        words[row] = u32::from_le_bytes(four.map(|b| b as u8)) ^ S::SIGNED;
-                    }
+                    store_digits(s, high, S::SIGNED, words, row, together);
                 }
                 behind[row] = scale.to_bits();
                 behind[together + row] = (s.sum(squares).sqrt() * 1.0001).to_bits();

@@ -13,7 +13,7 @@ use common::{data, json, many_words};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use tiny_t5::{Generate, Load, Source, T5};
+use tiny_t5::{Custom, Generate, Load, Source, T5};
 
 struct Counting;
 
@@ -319,5 +319,29 @@ fn session_allocates_its_vectors_scores_and_labels_alone() {
         let classify = warm(expected, || drop(session.classify(&ids).unwrap()));
         println!("{folder}: classify {classify}");
         assert_eq!(classify, expected, "{folder}");
+    }
+}
+
+/// A list of choices is checked and sorted out a call; no step of the walk through it takes more, whatever their length.
+#[test]
+fn session_takes_no_memory_for_a_step_among_choices() {
+    let source: Vec<u32> = (3..45).chain([1]).collect();
+    let t5 = model().with_threads(1);
+    let choices = |tokens: u32| {
+        let lists: Vec<Vec<u32>> = (0..3).map(|i| (0..tokens).map(|k| 5 + (i + k) % 30).collect()).collect();
+        t5.choices(&lists.iter().map(Source::from).collect::<Vec<_>>()).unwrap()
+    };
+    let (short, long) = (choices(4), choices(30));
+    let mut session = t5.session();
+    for options in [Generate::default(), Generate { num_beams: Some(3), ..Generate::default() }, sampling()] {
+        let mut calls = |choices: &tiny_t5::Choices, most: usize| {
+            let custom = Custom::new().choices(choices);
+            warm(most, || drop(session.generate_with(&source, &options, &custom).unwrap()))
+        };
+        let few = calls(&short, 0);
+        let many = calls(&long, few);
+        println!("among choices: {few} a call for 4 tokens, {many} for 30");
+        assert!(many <= few, "{many}, with shorter choices {few}");
+        assert!(few <= 32, "{few}"); // 27 where they are ranked
     }
 }

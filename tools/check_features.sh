@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The library's features in combination. Without an argument: the five that matter pass all their tests; `quick`: none and each
-# feature alone pass the unit tests, the goldens and those of tasks and tokenizers, built fast; `check` type-checks every combination;
-# `all` tests every one.
+# feature alone pass the goldens and what else they may change, built fast; `check` type-checks every combination; `all` tests every
+# one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mode=${1:-test}
@@ -26,8 +26,14 @@ for features in "${sets[@]}"; do
     library=(--quiet --package tiny-t5 --no-default-features --features "$features")
     case $mode in
     quick)
+        case $features in
+        "") tests=(--lib --test goldens --test tasks --test tokenizer) ;;
+        tokenizer) tests=(--test goldens --test tokenizer) ;;
+        embedded) tests=(--test goldens --test lowlevel) ;;
+        *) tests=(--test goldens --test tasks) ;;
+        esac
         # What is not in the kernels needs no long optimisation here.
-        cargo test "${library[@]}" --config 'profile.test.package.tiny-t5.opt-level=1' --lib --test goldens --test tasks --test tokenizer
+        cargo test "${library[@]}" --config 'profile.test.package.tiny-t5.opt-level=1' "${tests[@]}"
         ;;
     check) cargo check "${library[@]}" --all-targets ;;
     *) cargo test "${library[@]}" ;;

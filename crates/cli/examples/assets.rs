@@ -82,7 +82,8 @@ mod tests {
         for (name, doc) in Generate::OPTIONS {
             let long = name.replace('_', "-");
             assert!(page.contains(&format!("--{long}")), "{name}");
-            assert!(page.contains(doc.trim().split(['.', ';', ':']).next().unwrap()), "{name}: {doc}");
+            let doc = options::in_kebab(doc.trim());
+            assert!(page.contains(doc.split(['.', ';', ':']).next().unwrap()), "{name}: {doc}");
             assert!(read("tiny-t5.fish").contains(&format!("-l {long} ")), "{name}");
         }
     }

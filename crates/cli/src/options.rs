@@ -56,7 +56,7 @@ fn is_flag(name: &str) -> bool {
 }
 
 /// A text whose words that are options' names, as the library has them, are as the command line has them.
-fn in_kebab(text: &str) -> String {
+pub(crate) fn in_kebab(text: &str) -> String {
     let is_option = |word: &str| word.contains('_') && Generate::OPTIONS.iter().any(|(name, _)| *name == word);
     let words = text.split_inclusive(|c: char| !(c.is_alphanumeric() || c == '_'));
     let word = |word: &str| match word.trim_end_matches(|c: char| !(c.is_alphanumeric() || c == '_')) {

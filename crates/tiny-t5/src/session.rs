@@ -18,7 +18,7 @@ use std::sync::atomic::AtomicBool;
 /// sources and answers at least as long was made before), a call on ids asks the system for no memory but what it returns: greedy
 /// search, sampling and beams, of one source, of a batch and in a stream; encoding, sentence vectors, scores, classification and
 /// re-ranking. With more than one thread there may be a few pieces a call for the pool. Log-probabilities and a caller's own rules,
-/// choices among them, take a few lists a call, and a text costs what its tokenizer takes. `tests/allocations.rs` counts it.
+/// choices among them, take a few lists a call and none a step, and a text costs what its tokenizer takes. `tests/allocations.rs` counts it.
 ///
 /// A session is `Send`: make one a worker. The model itself is shared.
 ///
@@ -73,9 +73,18 @@ impl Session {
     /// # Errors
     /// As [`T5::generate`].
     pub fn generate<'a>(&mut self, source: impl Into<Source<'a>>, options: &Generate) -> Result<Generated> {
+        self.generate_one(source.into(), options, None)
+    }
+
+    fn generate_one(
+        &mut self,
+        source: Source<'_>,
+        options: &Generate,
+        custom: Option<&Custom<'_>>,
+    ) -> Result<Generated> {
         let mut all = std::mem::take(&mut self.generated);
         all.clear();
-        self.desk.generate(&self.t5, &[source.into()], options, None, &mut all)?;
+        self.desk.generate(&self.t5, &[source], options, custom, &mut all)?;
         let one = all.pop().expect("one source has one answer");
         self.generated = all;
         Ok(one)
@@ -91,8 +100,7 @@ impl Session {
         options: &Generate,
         custom: &Custom<'_>,
     ) -> Result<Generated> {
-        let mut all = self.generate_batch_with(&[source.into()], options, custom)?;
-        Ok(all.pop().expect("one source has one answer"))
+        self.generate_one(source.into(), options, Some(custom))
     }
 
     /// As [`T5::generate_batch`].

@@ -188,7 +188,8 @@ struct Allowed<'a> {
 
 impl Processor for Allowed<'_> {
     fn process(&self, context: &Context<'_>, scores: &mut [f32]) {
-        let allowed = (self.allowed)(context);
+        let mut allowed = (self.allowed)(context);
+        allowed.sort_unstable();
         let vocab_size = scores.len();
         let failure = match allowed.iter().find(|id| **id as usize >= vocab_size) {
             Some(id) => [id.to_string(), format!("ids below vocab_size, {vocab_size}")],
@@ -230,11 +231,33 @@ impl Processor for AnyLeft {
     }
 }
 
-/// Forbids all but some ids.
+/// Forbids all but some ids, which ascend.
 pub(super) fn keep(ids: impl Iterator<Item = u32>, scores: &mut [f32]) {
-    let kept: Vec<(u32, f32)> = ids.map(|id| (id, scores[id as usize])).collect();
-    scores.fill(f32::NEG_INFINITY);
-    for (id, score) in kept {
-        scores[id as usize] = score;
+    let mut next = 0;
+    for id in ids.map(|id| id as usize) {
+        if id >= next {
+            scores[next..id].fill(f32::NEG_INFINITY);
+            next = id + 1;
+        }
+    }
+    scores[next..].fill(f32::NEG_INFINITY);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keep_leaves_what_is_named() {
+        const OUT: f32 = f32::NEG_INFINITY;
+        let kept = |ids: &[u32]| {
+            let mut scores = [0.0, 1.0, 2.0, 3.0, 4.0];
+            keep(ids.iter().copied(), &mut scores);
+            scores
+        };
+        assert_eq!(kept(&[]), [OUT; 5]);
+        assert_eq!(kept(&[0, 1, 2, 3, 4]), [0.0, 1.0, 2.0, 3.0, 4.0]);
+        assert_eq!(kept(&[1, 1, 3]), [OUT, 1.0, OUT, 3.0, OUT]);
+        assert_eq!(kept(&[0, 4]), [0.0, OUT, OUT, OUT, 4.0]);
     }
 }

@@ -31,7 +31,7 @@ thread_local! {
 /// None where it takes all of them to know: numbers that are not finite, or more inputs than 2,048. The epilogue is not looked at.
 ///
 /// # Panics
-/// Where the weights are not int8 with two digits, or `out` is not [m].
+/// Where the weights are not int8 with two digits, or `out` is not `[m]`.
 pub fn largest(isa: Isa, team: &Team, p: Product<'_>, out: &mut [Option<u32>]) {
     let Storage::Int8(panels, Digits::Two) = p.w.data else { panic!("int8 weights and inputs of two digits") };
     assert_eq!(out.len(), p.m);

@@ -1163,7 +1163,7 @@ fn cli_family_fit_lists_what_fits_and_keeps_its_calibration() {
         totals.len() > 5 && totals.iter().all(|n| *n < 20_000_000) && totals.is_sorted_by(|a, b| a >= b),
         "{totals:?}"
     );
-    assert_eq!(found["calibration"]["bandwidth"].as_array().unwrap().len(), 6);
+    assert_eq!(found["calibration"]["bandwidth"].as_array().unwrap().len(), 10);
     assert_eq!((&found["source"], &found["target"]), (&32.into(), &8.into()));
     let file = cache.path().join("tiny-t5/calibration-1-f32.json");
     assert!(file.is_file());

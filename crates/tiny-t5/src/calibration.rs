@@ -289,7 +289,7 @@ mod tests {
 
     #[test]
     fn calibration_adds_up_reading_and_regions() {
-        let config = Config::parse(PROBES[1]).unwrap();
+        let config = Config::parse(PROBES[2]).unwrap();
         let p = calibration().predict(&config, Dtype::F32, 64, 32);
         let bytes = StepBytes::of(&config, Dtype::F32, 64, 32);
         assert_eq!(bytes.weights, 12 * (6 * 256 * 256 + 2 * 256 * 1024) * 4);

@@ -93,18 +93,18 @@ fn f16_weights_with_activations_beyond_f16_are_those_in_f32() {
     }
 }
 
-/// The least of some runs of an encoder pass.
-fn least_time(t5: &T5, source: &[u32]) -> Duration {
-    let run = |_| {
+/// The least time of some runs.
+fn least_time(run: impl Fn()) -> Duration {
+    let timed = |_| {
         let start = Instant::now();
-        std::hint::black_box(t5.encode(source).unwrap());
+        run();
         start.elapsed()
     };
-    (0..20).map(run).min().unwrap()
+    (0..20).map(timed).min().unwrap()
 }
 
 #[test]
-fn denormals_do_not_make_a_pass_ten_times_slower() {
+fn denormals_make_neither_a_pass_nor_steps_ten_times_slower() {
     const MODEL: &str = "../../crates/tiny-t5/models/g2p-ipa";
     let source: Vec<u32> = (0..64).map(|i| i % 30).collect();
     let open = |scale: f32| {
@@ -119,8 +119,13 @@ fn denormals_do_not_make_a_pass_ten_times_slower() {
     // Norms of 1e-3 of a residual stream of 1e-37: all products are denormal.
     let (normal, denormal) = (open(0.05), open(1e-37));
     let hidden = denormal.encode(&source).unwrap().hidden;
-    let (normal, denormal) = (least_time(&normal, &source), least_time(&denormal, &source));
-    println!("{normal:?}, with denormals {denormal:?}");
     assert!(hidden.iter().all(|x| x.abs() < 1e-30), "{:?}", hidden.iter().copied().fold(0.0, f32::max));
-    assert!(denormal < 10 * normal, "{normal:?}, with denormals {denormal:?}");
+    let pass = |t5: &T5| least_time(|| drop(std::hint::black_box(t5.encode(&source[..]).unwrap())));
+    let options = Generate { max_new_tokens: Some(8), min_new_tokens: Some(8), ..Generate::default() };
+    let steps = |t5: &T5| least_time(|| drop(std::hint::black_box(t5.generate(SOURCE, &options).unwrap())));
+    for (what, time) in [("an encoder pass", &pass as &dyn Fn(&T5) -> Duration), ("eight steps", &steps)] {
+        let (normal, denormal) = (time(&normal), time(&denormal));
+        println!("{what}: {normal:?}, with denormals {denormal:?}");
+        assert!(denormal < 10 * normal, "{what}: {normal:?}, with denormals {denormal:?}");
+    }
 }

@@ -3,10 +3,9 @@
 #
 #   address   AddressSanitizer over the tests of all crates, the binary that they start included
 #   memcheck  valgrind's memcheck over the goldens, AVX2
-#   helgrind  valgrind's helgrind over the tests of the worker region
 #   loom      a model of the worker region in every order
 #
-# Needs a nightly toolchain for the first and valgrind for the next two. Fails where one of them reports anything.
+# Needs a nightly toolchain for the first and valgrind for the second. Fails where one of them reports anything.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-$PWD/target}/sanitize
@@ -31,22 +30,14 @@ memcheck() {
     TINY_T5_ISA=avx2 valgrind --tool=memcheck --quiet --error-exitcode=9 "$program" --test-threads 1
 }
 
-helgrind() {
-    local program
-    # Without optimisation: an atomic access is then a function of its own, which a suppression can name.
-    program=$(CARGO_TARGET_DIR=$target CARGO_PROFILE_TEST_OPT_LEVEL=0 test_program --package tiny-t5-kernels --lib)
-    valgrind --tool=helgrind --quiet --error-exitcode=9 --fair-sched=yes --suppressions=tools/helgrind.supp \
-        "$program" --test-threads 1 region
-}
-
 loom() {
     LOOM_MAX_PREEMPTIONS=3 CARGO_TARGET_DIR=$target cargo test --release --manifest-path tools/loom/Cargo.toml
 }
 
-[ $# -gt 0 ] || set -- address memcheck helgrind loom
+[ $# -gt 0 ] || set -- address memcheck loom
 for tool; do
     case $tool in
-    address | memcheck | helgrind | loom) echo "== $tool"; "$tool" ;;
-    *) echo "found $tool, expected address, memcheck, helgrind or loom"; exit 2 ;;
+    address | memcheck | loom) echo "== $tool"; "$tool" ;;
+    *) echo "found $tool, expected address, memcheck or loom"; exit 2 ;;
     esac
 done

@@ -1,10 +1,12 @@
 //! Matrix products on packed weights, one chain of fused multiply-adds an output.
 
+mod inputs;
 mod int8;
 mod largest;
 mod panels;
 mod product;
 
+pub(crate) use inputs::Rows;
 pub use int8::{Digits, Loss};
 pub use largest::largest;
 pub use panels::{Panels, Storage, WeightType, pack_int8, pack_panel, unpack_panel, widen};

@@ -11,11 +11,13 @@
 //! Lanes hold different outputs, never parts of one, so the value of an output depends neither on the tile, nor on the
 //! rows computed with it, nor on the thread: a plain loop over `f32::mul_add` gives the same bits.
 
+use super::inputs::{self, Rows, interleave};
 use super::int8;
 use super::panels::{Panels, Storage};
 use crate::region::{MAX_CHUNKS, Team};
-use crate::simd::{Isa, Kernel, LANES, Simd, unrolled};
+use crate::simd::{Isa, Kernel, LANES, Simd, padded, unrolled};
 use half::{bf16, f16};
+use std::cell::RefCell;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -50,29 +52,33 @@ impl Weight for f16 {
     }
 }
 
-/// The one inner loop: `M` rows of `a` times `P` panels of `w`, added to `acc` in ascending order of k.
+/// The one inner loop: `M` rows of inputs times `P` panels of `w`, added to `acc` in ascending order of k.
 ///
-/// Row m of `a` begins at `a + m lda`; the 16 weights of step k of panel p lie at `w + p panel + k step`.
+/// The 16 weights of step k of panel p lie at `w + p panel + k step`.
 ///
 /// # Safety
-/// All of these are valid for reading: `k` values of each row, 16 weights at each step of each panel.
+/// All of these are valid for reading: `k` inputs of each row, 16 weights at each step of each panel.
 #[inline(always)]
 pub(crate) unsafe fn tile<S: Simd, W: Weight, const M: usize, const P: usize>(
     s: S,
     k: usize,
-    (a, lda): (*const f32, usize),
+    rows: Rows,
     (w, panel, step): (*const W, usize, usize),
     mut acc: [[S::F; P]; M],
 ) -> [[S::F; P]; M] {
-    for i in 0..k {
-        // SAFETY: i < k, m < M, p < P: within what the caller vouches for.
+    let together = rows.together(k);
+    for from in (0..k).step_by(together) {
+        // SAFETY: from + i < k, m < M, p < P: within what the caller vouches for.
         unsafe {
-            let mut weights = [s.splat(0.0); P];
-            unrolled!(P of 4, p => { weights[p] = W::load(s, w.add(p * panel + i * step)); });
-            unrolled!(M, m => {
-                let x = s.splat(*a.add(m * lda + i));
-                unrolled!(P of 4, p => { acc[m][p] = s.mul_add(x, weights[p], acc[m][p]); });
-            });
+            let (a, w) = (rows.chunk(from), w.add(from * step));
+            for i in 0..together.min(k - from) {
+                let mut weights = [s.splat(0.0); P];
+                unrolled!(P of 4, p => { weights[p] = W::load(s, w.add(p * panel + i * step)); });
+                unrolled!(M, m => {
+                    let x = s.splat(*a.add(m * rows.stride() + i));
+                    unrolled!(P of 4, p => { acc[m][p] = s.mul_add(x, weights[p], acc[m][p]); });
+                });
+            }
         }
     }
     acc
@@ -108,10 +114,10 @@ pub struct Product<'a> {
 ///
 /// Sums wait in f32 between blocks, which changes no bit. Without blocks 128 x 512 x 2048 reached 87 % of the FMA peak.
 const BLOCK_K: usize = 512;
+/// Rows whose inputs are read as they lie: so few that laying them out would cost more than it gains.
+const FEW: usize = 2;
 /// Rows that wait together between blocks of k.
 const WAITING: usize = 96;
-/// Floats in 4 KB. With such a stride 64 x 256 x 1024 fell from 92 % of the FMA peak to 67 % on a Zen 4, run by run.
-const ALIASING: usize = 1024;
 /// Rows of a tile of one panel where tiles have two.
 const LONE_ROWS: usize = 4;
 /// Panels of the widest tile of many rows.
@@ -140,8 +146,20 @@ pub fn matmul(isa: Isa, team: &Team, p: Product<'_>, out: &mut [f32], ldo: usize
         return int8::product(isa, team, p, (panels, digits), out, ldo);
     }
     let out = Out { to: out.as_mut_ptr(), stride: ldo };
-    let whole = Block { p, out, rows: 0..m, panels: 0..panels };
-    let row_block = (BLOCK_FLOATS / w.k.max(1)).clamp(48, 1024) / 12 * 12;
+    if m <= FEW {
+        return blocks(isa, team, Block { p, interleaved: None, out, rows: 0..m, panels: 0..panels });
+    }
+    INPUTS.with_borrow_mut(|inputs| {
+        inputs.resize(m * padded(w.k), 0.0);
+        interleave(isa, team, a, lda, w.k, inputs);
+        blocks(isa, team, Block { p, interleaved: Some(inputs), out, rows: 0..m, panels: 0..panels });
+    });
+}
+
+/// The blocks of a product, one after the other or on several threads.
+fn blocks(isa: Isa, team: &Team, whole: Block<'_>) {
+    let (m, w, panels) = (whole.p.m, whole.p.w, whole.panels.len());
+    let row_block = (BLOCK_FLOATS / w.k.max(1)).clamp(48, 1024) / inputs::ROWS * inputs::ROWS;
     let row_blocks = m.div_ceil(row_block);
     if team.threads() == 1 || m * panels * LANES * w.k < PARALLEL {
         for i in 0..row_blocks {
@@ -157,6 +175,11 @@ pub fn matmul(isa: Isa, team: &Team, p: Product<'_>, out: &mut [f32], ldo: usize
     });
 }
 
+thread_local! {
+    /// Interleaved inputs, kept from call to call.
+    static INPUTS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
 #[derive(Clone, Copy)]
 struct Out {
     to: *mut f32,
@@ -170,6 +193,8 @@ unsafe impl Sync for Out {}
 #[derive(Clone)]
 struct Block<'a> {
     p: Product<'a>,
+    /// The inputs of more than [`FEW`] rows.
+    interleaved: Option<&'a [f32]>,
     out: Out,
     rows: Range<usize>,
     panels: Range<usize>,
@@ -180,9 +205,10 @@ impl Block<'_> {
     fn part(&self, i: usize, rows: usize, j: usize, panels: usize) -> Self {
         // Panels are dealt out in fours, so that a matrix-vector product runs whole groups.
         let fours = self.panels.len().div_ceil(4);
+        let tiles = self.rows.end.div_ceil(inputs::ROWS);
         let cut = |i, parts, whole: usize| i * whole / parts;
         Block {
-            rows: cut(i, rows, self.rows.end)..cut(i + 1, rows, self.rows.end),
+            rows: inputs::ROWS * cut(i, rows, tiles)..(inputs::ROWS * cut(i + 1, rows, tiles)).min(self.rows.end),
             panels: 4 * cut(j, panels, fours)..(4 * cut(j + 1, panels, fours)).min(self.panels.end),
             ..self.clone()
         }
@@ -208,8 +234,6 @@ fn block<S: Simd, W: Weight>(s: S, b: &Block<'_>, w: &[W]) {
     let (tallest, wide) = match rows {
         1 => (1, 4),
         2 => (2, 2),
-        // Rows a multiple of 4 KB apart share the 8 ways of one set of the L1 cache: 12 of them evict one another.
-        _ if b.p.lda.is_multiple_of(ALIASING) => (S::ROWS.min(6), S::PANELS),
         _ => (S::ROWS, S::PANELS),
     };
     let wide = wide.min(S::WIDEST);
@@ -301,12 +325,12 @@ impl At<'_> {
         let never = M > S::ROWS
             || P > S::WIDEST
             || (P == 1 && S::PANELS > 1 && M > LONE_ROWS)
-            || (P == 2 && S::PANELS < 2 && M > 2);
+            || (P == 2 && S::PANELS < 2 && M > FEW);
         if never {
             return; // `block` does not ask for such tiles; here so that no code is made for them
         }
         let At { row, panel, from, to, waiting } = self;
-        let (k, lda) = (b.p.w.k, b.p.lda);
+        let k = b.p.w.k;
         let mut sums = [[s.splat(0.0); P]; M];
         // SAFETY: the caller vouches for the rows and panels, `matmul` for the slices that hold them; a waiting row has
         // room for the widest tile that waits, WIDEST panels, and was written by the block of inputs before this one.
@@ -317,9 +341,13 @@ impl At<'_> {
                     unrolled!(P of 4, p => { sums[m][p] = s.load(waiting.add(p * LANES)); });
                 });
             }
-            let a = b.p.a.as_ptr().add(row * lda + from);
+            let a = match b.interleaved {
+                Some(a) => Rows::interleaved::<S>(a.as_ptr(), b.p.m, k, row, from),
+                None if M <= FEW => Rows::apart(b.p.a.as_ptr().add(row * b.p.lda + from), b.p.lda),
+                None => unreachable!("{M} rows as they lie"), // and so the rows' distance is a constant
+            };
             let w = w.as_ptr().add((panel * k + from) * LANES);
-            let sums = tile::<S, W, M, P>(s, to - from, (a, lda), (w, k * LANES, LANES), sums);
+            let sums = tile::<S, W, M, P>(s, to - from, a, (w, k * LANES, LANES), sums);
             if to < k {
                 unrolled!(M, m => {
                     let waiting = waiting[m].as_mut_ptr().cast::<f32>();

@@ -78,7 +78,7 @@ fn main() {
         }
         packing(isa, 32128, 256);
         packing(isa, 3840, 1024);
-        for queries in [1, 2, 4, 8] {
+        for queries in [1, 2, 4, 32] {
             screen(isa, 32128, 256, queries);
         }
         for (n, k) in [(768, 256), (256, 256), (1024, 256), (256, 1024), (2048, 512), (512, 2048)] {
@@ -175,12 +175,12 @@ fn screen(isa: Isa, n: usize, k: usize, queries: usize) {
     }
     let mut all = vec![Query::default(); queries];
     assert!(all.iter_mut().all(|q| q.prepare(isa, &row, &scales, screen_digits(isa, queries))));
-    let (mut lower, mut upper) = (vec![0.0; queries * padded(n)], vec![0.0; queries * padded(n)]);
+    let mut bounds = vec![Bounds::NONE; queries * n.div_ceil(SCREEN_GROUP)];
     let bytes = screen_bytes(n, k) as f64;
     let (_, limit) = machine::read_bandwidth(isa, bytes as usize, 60).unwrap();
     let (fast, median) = time(100, || {
         let screen = Screen::new(n, k, arena.bytes());
-        screen.scan(isa, &Team::alone(), &all, &mut lower, &mut upper);
+        screen.scan(isa, &Team::alone(), &all, &mut bounds);
     });
     println!(
         "  {name}: {:.0} us (fastest {:.0}), {:.1} GB/s, {:.0} % of reading {:.1}",

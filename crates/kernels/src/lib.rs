@@ -17,6 +17,7 @@ compile_error!("tiny-t5 reads weights as they lie in their files, little endian:
 mod activation;
 mod arena;
 mod attention;
+mod chains;
 mod compact;
 mod elementwise;
 pub mod machine;
@@ -31,6 +32,7 @@ mod softmax;
 pub use activation::Activation;
 pub use arena::Arena;
 pub use attention::{Attention, Bias, Heads, Keys, attention};
+pub use chains::chains;
 pub use compact::expand;
 pub use elementwise::{activate_rows, gate_rows, narrows};
 pub use math::ln;
@@ -41,7 +43,7 @@ pub use matmul::{
 pub use region::{MAX_CHUNKS, Team};
 pub use rms_norm::rms_norm;
 pub use screen::{
-    ColumnScales, Query, SCREEN_MAX_K, SCREEN_ROWS, Screen, chains, pack_screen, screen_bytes, screen_digits, survivors,
+    Bounds, ColumnScales, Query, SCREEN_GROUP, SCREEN_MAX_K, Screen, pack_screen, screen_bytes, screen_digits,
 };
 pub use simd::{Isa, LANES, UnknownIsa, padded};
 pub use softmax::{BLOCK, block_maxima, first_max, log_softmax_row, log_sum_exp, softmax_row};

@@ -1,7 +1,7 @@
 //! From the decoder's hidden states to logits, or straight to the best token.
 //!
 //! Greedy search wants the largest logit only. [`LmHead::best`] finds it through an int8 screen (see `tiny_t5_kernels::Screen`):
-//! every logit within rigorous bounds, then the few that can win in f32, by the chain of the full product. The ids are the full
+//! rigorous bounds of every logit, then the few that can win in f32, by the chain of the full product. The ids are the full
 //! product's, ties and all, at a quarter of its bytes. Where the bounds do not help (numbers that are not finite, too many
 //! survivors, a processor that changes every score) the full product runs.
 
@@ -15,8 +15,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tiny_t5_checkpoint::Config;
 use tiny_t5_kernels::{
-    Arena, ColumnScales, Epilogue, LANES, Query, SCREEN_MAX_K, SCREEN_ROWS, Screen, chains, first_max, pack_screen,
-    padded, screen_bytes, screen_digits, survivors,
+    Arena, Bounds, ColumnScales, Epilogue, LANES, Query, SCREEN_MAX_K, Screen, chains, first_max, pack_screen, padded,
+    screen_bytes, screen_digits,
 };
 
 /// Weights from which a screen is worth its making; below it the full product is as fast.
@@ -48,20 +48,34 @@ struct Packing {
 #[derive(Debug, Default)]
 pub(crate) struct Choice {
     queries: Vec<Query>,
-    lower: Vec<f32>,
-    upper: Vec<f32>,
-    /// For each row of a chunk: the ids whose scores a processor changes.
-    apart: Vec<Vec<u32>>,
-    candidates: Vec<u32>,
-    rows: Vec<f32>,
-    values: Vec<f32>,
+    /// [queries, groups]
+    bounds: Vec<Bounds>,
+    /// One a query.
+    finalists: Vec<Finalists>,
     /// [vocab_size], minus infinity between uses.
     scores: Vec<f32>,
+    touched: Vec<u32>,
     logits: Vec<f32>,
     largest: Vec<Option<u32>>,
     /// Rows that the screen decided, and what it left over of them.
     pub(crate) screened: usize,
     pub(crate) survivors: usize,
+}
+
+/// The ids that can be the best of a row, and their logits.
+#[derive(Debug, Default)]
+struct Finalists {
+    row: usize,
+    /// The ids whose scores a processor changes, ascending.
+    apart: Vec<u32>,
+    /// What the screen leaves over of the others.
+    left: Vec<(u32, f32)>,
+    /// All of them, ascending; none where they are too many.
+    ids: Vec<u32>,
+    /// [ids]
+    logits: Vec<f32>,
+    /// [ids, d_model]
+    weights: Vec<f32>,
 }
 
 /// How a search changes the scores of a row before it takes the best.
@@ -226,9 +240,62 @@ impl LmHead {
         let Some(packing) = self.screen(model, exec)? else {
             return self.best_of_all(model, exec, hidden, rows, choice, scores, out);
         };
-        for first in (0..rows).step_by(SCREEN_ROWS) {
-            let rows = first..(first + SCREEN_ROWS).min(rows);
-            self.best_of_chunk(model, exec, packing, hidden, rows, choice, scores, out)?;
+        let (n, k, stride) = (model.config().vocab_size, model.config().d_model, model.shape.stride());
+        let screen = Screen::new(n, k, packing.block.bytes());
+        let hidden_of = |row: usize| &hidden[row * stride..][..k];
+        let Choice { queries, bounds, finalists, scores: dense, logits, screened, survivors, .. } = choice;
+        queries.resize_with(rows.max(queries.len()), Query::default);
+        finalists.resize_with(rows.max(finalists.len()), Finalists::default);
+        // Rows that the screen can serve come to the front.
+        let mut served = 0;
+        let digits = screen_digits(exec.isa, rows);
+        for row in 0..rows {
+            let Finalists { row: of, apart, .. } = &mut finalists[served];
+            (*of, _) = (row, apart.clear());
+            let few = scores.touches(row, apart) && apart.len() <= MAX_SURVIVORS;
+            if few && queries[served].prepare(exec.isa, hidden_of(row), &packing.scales, digits) {
+                apart.sort_unstable();
+                apart.dedup();
+                served += 1;
+            }
+        }
+        let (queries, finalists) = (&queries[..served], &mut finalists[..served]);
+        let groups = screen.groups();
+        bounds.resize(served * groups, Bounds::NONE);
+        screen.scan(exec.isa, exec.team, queries, bounds);
+        let tensor = self.tensor(model);
+        exec.team.chunks_mut(finalists, 1, |query, finalists| {
+            let Finalists { row, apart, left, ids, logits, weights } = &mut finalists[0];
+            ids.clear();
+            screen.survivors(exec.isa, &queries[query], &bounds[query * groups..][..groups], apart, left);
+            if left.is_empty() || left.len() > MAX_SURVIVORS {
+                return;
+            }
+            ids.extend(left.iter().map(|(id, _)| *id).chain(apart.iter().copied()));
+            ids.sort_unstable();
+            let weights = room(weights, ids.len() * k);
+            for (id, out) in ids.iter().zip(weights.chunks_exact_mut(k)) {
+                weights::row(&tensor, *id as usize, model.dtype, out);
+            }
+            chains(exec.isa, hidden_of(*row), weights, k, room(logits, ids.len()));
+        });
+        dense.resize(n.max(dense.len()), f32::NEG_INFINITY);
+        let mut finalists = finalists.iter().filter(|f| !f.ids.is_empty()).peekable();
+        for row in 0..rows {
+            let Some(Finalists { left, ids, logits, .. }) = finalists.next_if(|f| f.row == row) else {
+                let logits = self.logits(model, exec, hidden_of(row), 1, logits)?;
+                scores.process(row, &mut logits[..n]);
+                out.push(first_max(exec.isa, &logits[..n]) as u32);
+                continue;
+            };
+            ids.iter().zip(logits).for_each(|(id, logit)| dense[*id as usize] = *logit);
+            scores.process(row, &mut dense[..n]);
+            // Ascending ids: the first of equals wins.
+            let best = |best: u32, id: &u32| if dense[*id as usize] > dense[best as usize] { *id } else { best };
+            out.push(ids.iter().fold(ids[0], best));
+            ids.iter().for_each(|id| dense[*id as usize] = f32::NEG_INFINITY);
+            *screened += 1;
+            *survivors += left.len();
         }
         Ok(())
     }
@@ -247,9 +314,7 @@ impl LmHead {
     ) -> Result<()> {
         let (n, stride) = (model.config().vocab_size, model.shape.stride());
         let (packed, matrix) = self.packed(model, exec)?;
-        let Choice { apart, largest, logits, .. } = choice;
-        apart.resize_with(SCREEN_ROWS, Vec::new);
-        let touched = &mut apart[0];
+        let Choice { touched, largest, logits, .. } = choice;
         touched.clear();
         largest.clear();
         largest.resize(rows, None);
@@ -269,111 +334,5 @@ impl LmHead {
             }
         }
         Ok(())
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn best_of_chunk(
-        &self,
-        model: &Model,
-        exec: Exec<'_>,
-        packing: &Packing,
-        hidden: &[f32],
-        rows: std::ops::Range<usize>,
-        choice: &mut Choice,
-        scores: &impl Scores,
-        out: &mut Vec<u32>,
-    ) -> Result<()> {
-        let (n, k, stride) = (model.config().vocab_size, model.config().d_model, model.shape.stride());
-        let width = padded(n);
-        let screen = Screen::new(n, k, packing.block.bytes());
-        choice.queries.resize_with(SCREEN_ROWS, Query::default);
-        choice.apart.resize_with(SCREEN_ROWS, Vec::new);
-        let hidden = |row: usize| &hidden[row * stride..][..k];
-        // Rows that the screen can serve come to the front of `queries`.
-        let mut of_query = [None; SCREEN_ROWS];
-        let mut queries = 0;
-        let digits = screen_digits(exec.isa, rows.len());
-        for (i, row) in rows.clone().enumerate() {
-            choice.apart[i].clear();
-            let few = scores.touches(row, &mut choice.apart[i]) && choice.apart[i].len() <= MAX_SURVIVORS;
-            if few && choice.queries[queries].prepare(exec.isa, hidden(row), &packing.scales, digits) {
-                of_query[i] = Some(queries);
-                queries += 1;
-            }
-        }
-        let Choice { lower, upper, .. } = choice;
-        let (lower, upper) = (room(lower, queries * width), room(upper, queries * width));
-        screen.scan(exec.isa, exec.team, &choice.queries[..queries], lower, upper);
-        for (i, row) in rows.enumerate() {
-            let decided = match of_query[i] {
-                Some(q) => self.best_of_survivors(model, exec, hidden(row), row, i, q, choice, scores),
-                None => None,
-            };
-            let best = match decided {
-                Some(best) => best,
-                None => {
-                    let logits = self.logits(model, exec, hidden(row), 1, &mut choice.logits)?;
-                    scores.process(row, &mut logits[..n]);
-                    first_max(exec.isa, &logits[..n]) as u32
-                }
-            };
-            out.push(best);
-        }
-        Ok(())
-    }
-
-    /// The best of the ids that the scan left over and of those whose scores change; none where they are too many.
-    #[allow(clippy::too_many_arguments)]
-    fn best_of_survivors(
-        &self,
-        model: &Model,
-        exec: Exec<'_>,
-        hidden: &[f32],
-        row: usize,
-        i: usize,
-        query: usize,
-        choice: &mut Choice,
-        scores: &impl Scores,
-    ) -> Option<u32> {
-        let (n, k) = (model.config().vocab_size, model.config().d_model);
-        let width = padded(n);
-        let Choice { lower, upper, apart, candidates, rows, values, scores: dense, .. } = choice;
-        candidates.clear();
-        let (lower, upper) = (&mut lower[query * width..][..n], &mut upper[query * width..][..n]);
-        survivors(exec.isa, lower, upper, &apart[i], candidates);
-        if candidates.is_empty() || candidates.len() > MAX_SURVIVORS {
-            return None;
-        }
-        let survived = candidates.len();
-        candidates.extend_from_slice(&apart[i]);
-        candidates.sort_unstable();
-        candidates.dedup();
-        let tensor = self.tensor(model);
-        let rows = room(rows, candidates.len() * k);
-        for (id, out) in candidates.iter().zip(rows.chunks_exact_mut(k)) {
-            weights::row(&tensor, *id as usize, model.dtype, out);
-        }
-        let values = room(values, candidates.len());
-        chains(exec.isa, hidden, rows, k, values);
-        if dense.len() < n {
-            dense.resize(n, f32::NEG_INFINITY);
-        }
-        for (id, value) in candidates.iter().zip(values.iter()) {
-            dense[*id as usize] = *value;
-        }
-        scores.process(row, &mut dense[..n]);
-        // Ascending ids: the first of equals wins.
-        let mut best = candidates[0];
-        for id in candidates.iter() {
-            if dense[*id as usize] > dense[best as usize] {
-                best = *id;
-            }
-        }
-        for id in candidates.iter() {
-            dense[*id as usize] = f32::NEG_INFINITY;
-        }
-        choice.screened += 1;
-        choice.survivors += survived;
-        Some(best)
     }
 }

@@ -1,0 +1,268 @@
+//! The scan: bounds of 64 rows at a time, and which rows they leave over.
+
+use super::{BOUNDS, Query, SCREEN_GROUP, SCREEN_MAX_K, TINY, panel_bytes, screen_bytes};
+use crate::region::{MAX_CHUNKS, Team};
+use crate::simd::{Isa, Kernel, LANES, Simd, unrolled};
+use std::ops::Range;
+
+/// Panels that share bounds.
+const PANELS: usize = SCREEN_GROUP / LANES;
+
+/// Bounds of some products with a query: none is above `upper`, and one is at least `lower`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bounds {
+    /// At most the largest product.
+    pub lower: f32,
+    /// At least the largest product.
+    pub upper: f32,
+}
+
+impl Bounds {
+    /// Nothing is known.
+    pub const NONE: Bounds = Bounds { lower: f32::NEG_INFINITY, upper: f32::INFINITY };
+}
+
+/// The packed screen of a matrix [n, k].
+#[derive(Debug, Clone, Copy)]
+pub struct Screen<'a> {
+    n: usize,
+    k: usize,
+    panels: &'a [u8],
+}
+
+impl<'a> Screen<'a> {
+    /// A view of a packed screen.
+    ///
+    /// # Panics
+    /// Where `panels` has not [`screen_bytes`] bytes, or `k` is over [`SCREEN_MAX_K`].
+    #[must_use]
+    pub fn new(n: usize, k: usize, panels: &'a [u8]) -> Screen<'a> {
+        assert!(k <= SCREEN_MAX_K && panels.len() == screen_bytes(n, k), "screen of a matrix [{n}, {k}]");
+        Screen { n, k, panels }
+    }
+
+    /// Groups of [`SCREEN_GROUP`] rows, the last one shorter.
+    #[must_use]
+    pub fn groups(&self) -> usize {
+        self.n.div_ceil(SCREEN_GROUP)
+    }
+
+    /// Bounds of every group: `bounds` is [queries, groups]. Of a shorter last group nothing is said. The queries have the same
+    /// number of digits.
+    ///
+    /// # Panics
+    /// Where a length does not fit.
+    pub fn scan(&self, isa: Isa, team: &Team, queries: &[Query], bounds: &mut [Bounds]) {
+        let (groups, whole) = (self.groups(), self.n / SCREEN_GROUP);
+        assert!(queries.iter().all(|q| q.digits.len() == self.k.div_ceil(4) && q.used == queries[0].used));
+        assert!(bounds.len() == queries.len() * groups);
+        if whole < groups {
+            bounds.iter_mut().skip(whole).step_by(groups).for_each(|last| *last = Bounds::NONE);
+        }
+        let out = Out(bounds.as_mut_ptr());
+        let scan = |of: Range<usize>| isa.run(Scan { screen: *self, queries, of, out: &out });
+        let chunks = (4 * team.threads()).min(whole.div_ceil(8)).clamp(1, MAX_CHUNKS);
+        if team.threads() == 1 || chunks == 1 {
+            return scan(0..whole);
+        }
+        let cut = |i: usize| i * whole / chunks;
+        team.run(chunks, |_, i| scan(cut(i)..cut(i + 1)));
+    }
+
+    /// The rows not in `apart` that can have the largest product of those, ascending; `bounds` `[groups]` are what [`Screen::scan`]
+    /// found for the query. With each row the upper bound of its product.
+    ///
+    /// # Panics
+    /// Where `apart` does not ascend, or has a row that is not there, or a length does not fit.
+    pub fn survivors(&self, isa: Isa, query: &Query, bounds: &[Bounds], apart: &[u32], rows: &mut Vec<(u32, f32)>) {
+        assert!(bounds.len() == self.groups() && query.digits.len() == self.k.div_ceil(4));
+        assert!(apart.is_sorted() && apart.last().is_none_or(|row| (*row as usize) < self.n));
+        rows.clear();
+        // What a row apart has is not a bound of the others: each row of its group is looked at.
+        let group_of = |row: &u32| *row as usize / SCREEN_GROUP;
+        let groups = || {
+            let mut left = apart;
+            bounds.iter().enumerate().map(move |(group, bounds)| {
+                let here = left.partition_point(|row| group_of(row) <= group);
+                let (here, after) = left.split_at(here);
+                left = after;
+                (group, bounds, here)
+            })
+        };
+        let known = groups().filter(|(.., apart)| apart.is_empty()).map(|(_, bounds, _)| bounds.lower);
+        let mut least = known.fold(f32::NEG_INFINITY, f32::max);
+        for (group, bounds, apart) in groups() {
+            if apart.is_empty() && bounds.upper < least {
+                continue;
+            }
+            let first = group * SCREEN_GROUP;
+            let all = self.rows(isa, query, group);
+            for (i, bounds) in all.iter().enumerate().take(self.n - first) {
+                let row = (first + i) as u32;
+                if bounds.upper >= least && !apart.contains(&row) {
+                    least = least.max(bounds.lower);
+                    rows.push((row, bounds.upper));
+                }
+            }
+        }
+        rows.retain(|(_, upper)| *upper >= least);
+    }
+
+    /// Bounds of the product with each row of a group, which are those of one product; zero rows behind the last.
+    ///
+    /// # Panics
+    /// Where the group is not there, or a length does not fit.
+    #[must_use]
+    pub fn rows(&self, isa: Isa, query: &Query, group: usize) -> [Bounds; SCREEN_GROUP] {
+        assert!(group < self.groups() && query.digits.len() == self.k.div_ceil(4));
+        isa.run(Rows { screen: *self, query, group })
+    }
+}
+
+struct Out(*mut Bounds);
+
+// SAFETY: the chunks of `scan` write the bounds of disjoint groups of an exclusively borrowed slice.
+unsafe impl Sync for Out {}
+
+/// The bounds of some groups, all queries.
+struct Scan<'a> {
+    screen: Screen<'a>,
+    queries: &'a [Query],
+    of: Range<usize>,
+    out: &'a Out,
+}
+
+impl Kernel for Scan<'_> {
+    type Out = ();
+    /// A group stays in the L1 cache while the queries pass. Queries share each load of the weights; two digits are for one query,
+    /// which waits for memory anyway.
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let one_digit = self.queries.iter().all(|q| q.used == 1);
+        for group in self.of.clone() {
+            let mut first = 0;
+            while first < self.queries.len() {
+                let left = self.queries.len() - first;
+                // SAFETY: `scan` gives whole groups, and found the queries as long as the panels ask for.
+                first += unsafe {
+                    match (left, one_digit) {
+                        (4.., true) if S::PANELS == 2 => self.group::<S, 4, 2, 1>(s, first, group),
+                        (4.., true) if S::WIDEST == 4 => self.group::<S, 4, 1, 1>(s, first, group),
+                        (2.., true) if S::WIDEST == 4 => self.group::<S, 2, 2, 1>(s, first, group),
+                        (_, true) if S::WIDEST == 4 => self.group::<S, 1, 4, 1>(s, first, group),
+                        (_, false) if S::WIDEST == 4 => self.group::<S, 1, 4, 2>(s, first, group),
+                        _ => self.group::<S, 1, 1, 2>(s, first, group),
+                    }
+                };
+            }
+        }
+    }
+}
+
+impl Scan<'_> {
+    /// Returns M.
+    ///
+    /// # Safety
+    /// The group is whole; queries `first..first + M` are there and fit the screen.
+    #[inline(always)]
+    unsafe fn group<S: Simd, const M: usize, const P: usize, const D: usize>(
+        &self,
+        s: S,
+        first: usize,
+        group: usize,
+    ) -> usize {
+        if M.max(P) > S::WIDEST || (M == 4 && P == 2 && S::PANELS < 2) {
+            return M; // never asked for; no code is made for it
+        }
+        let mut bounds = [[s.splat(f32::NEG_INFINITY); 2]; M];
+        for panel in (group * PANELS..(group + 1) * PANELS).step_by(P) {
+            // SAFETY: as the caller's.
+            let found = unsafe { intervals::<S, M, P, D>(s, self.screen, &self.queries[first..first + M], panel) };
+            unrolled!(M of 4, m => {
+                unrolled!(P of 4, p => {
+                    let [lower, upper] = found[m][p];
+                    bounds[m] = [s.max(lower, bounds[m][0]), s.max(upper, bounds[m][1])];
+                });
+            });
+        }
+        unrolled!(M of 4, m => {
+            let [lower, upper] = bounds[m].map(|lanes| s.max_lane(lanes));
+            // SAFETY: query `first + m` and the group are within the slice that `scan` checked.
+            unsafe { *self.out.0.add((first + m) * self.screen.groups() + group) = Bounds { lower, upper } };
+        });
+        M
+    }
+}
+
+/// The bounds of each row of a group, one query.
+struct Rows<'a> {
+    screen: Screen<'a>,
+    query: &'a Query,
+    group: usize,
+}
+
+impl Kernel for Rows<'_> {
+    type Out = [Bounds; SCREEN_GROUP];
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> [Bounds; SCREEN_GROUP] {
+        let Rows { screen, query, group } = self;
+        let mut out = [Bounds { lower: 0.0, upper: 0.0 }; SCREEN_GROUP];
+        let last = screen.n.div_ceil(LANES);
+        for panel in group * PANELS..((group + 1) * PANELS).min(last) {
+            // SAFETY: `rows` found the group there, and the query as long as the panels ask for; panels are below n / 16.
+            let [[[lower, upper]]] = unsafe { intervals::<S, 1, 1, 2>(s, screen, std::slice::from_ref(query), panel) };
+            let out = &mut out[panel % PANELS * LANES..][..LANES];
+            for ((out, lower), upper) in out.iter_mut().zip(s.to_array(lower)).zip(s.to_array(upper)) {
+                *out = Bounds { lower, upper };
+            }
+        }
+        out
+    }
+}
+
+/// The bounds of the products of M queries with the rows of P panels, of `D` digits: [lower, upper].
+///
+/// # Safety
+/// Panels `panel..panel + P` are there; the M queries fit the screen, and have no more than `D` digits.
+#[inline(always)]
+unsafe fn intervals<S: Simd, const M: usize, const P: usize, const D: usize>(
+    s: S,
+    screen: Screen<'_>,
+    queries: &[Query],
+    panel: usize,
+) -> [[[S::F; 2]; P]; M] {
+    let k = screen.k;
+    let size = panel_bytes(k);
+    let mut high = [[s.int_zero(); P]; M];
+    let mut low = [[s.int_zero(); P]; M];
+    let mut found = [[[s.splat(0.0); 2]; P]; M];
+    // SAFETY: a panel is `size` bytes: k / 4 groups of 64, then the bounds.
+    unsafe {
+        let w = screen.panels.as_ptr().add(panel * size).cast::<i8>();
+        for i in 0..k.div_ceil(4) {
+            unrolled!(M of 4, m => {
+                let [h, l] = *queries[m].digits.get_unchecked(i);
+                unrolled!(P of 4, p => {
+                    let w = w.add(p * size + i * 4 * LANES);
+                    high[m][p] = s.dot4(high[m][p], h, w);
+                    if D == 2 {
+                        low[m][p] = s.dot4(low[m][p], l, w);
+                    }
+                });
+            });
+        }
+        unrolled!(M of 4, m => {
+            let query = &queries[m];
+            unrolled!(P of 4, p => {
+                let bounds = w.add(p * size + size - BOUNDS);
+                let [scale, error, norm] = [0, 1, 2].map(|i| s.load(bounds.cast::<f32>().add(i * LANES)));
+                let dot = s.int_to_f32(s.int_join(high[m][p], low[m][p], bounds.cast::<i32>().add(3 * LANES)));
+                let centre = s.mul(s.mul(scale, s.splat(query.scale)), dot);
+                let radius = s.mul_add(norm, s.splat(query.of_norm), s.splat(TINY));
+                let radius = s.mul_add(error, s.splat(query.of_error), radius);
+                found[m][p] = [s.sub(centre, radius), s.add(centre, radius)];
+            });
+        });
+    }
+    found
+}

@@ -37,8 +37,8 @@ pub use compact::expand;
 pub use elementwise::{activate_rows, gate_rows, narrows};
 pub use math::ln;
 pub use matmul::{
-    Digits, Epilogue, Loss, Panels, Product, Storage, WeightType, largest, matmul, pack_int8, pack_panel, unpack_panel,
-    widen,
+    Digits, Epilogue, Leading, Loss, Panels, Product, Storage, WeightType, largest, matmul, pack_int8, pack_panel,
+    unpack_panel, widen,
 };
 pub use region::{MAX_CHUNKS, Team};
 pub use rms_norm::rms_norm;

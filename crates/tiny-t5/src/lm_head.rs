@@ -15,8 +15,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tiny_t5_checkpoint::Config;
 use tiny_t5_kernels::{
-    Arena, Bounds, ColumnScales, Epilogue, LANES, Query, SCREEN_MAX_K, Screen, chains, first_max, pack_screen, padded,
-    screen_bytes, screen_digits,
+    Arena, Bounds, ColumnScales, Epilogue, LANES, Leading, Query, SCREEN_MAX_K, Screen, chains, first_max, pack_screen,
+    padded, screen_bytes, screen_digits,
 };
 
 /// Weights from which a screen is worth its making; below it the full product is as fast.
@@ -25,6 +25,8 @@ const SCREEN_FROM: usize = 1 << 20;
 const SCREEN_ENTRY: &str = "screen";
 /// Survivors beyond which the full product is faster.
 const MAX_SURVIVORS: usize = 512;
+/// Ids that processors change beyond which the full product with int8 weights is faster: each has 64 logits computed.
+const MAX_APART: usize = 64;
 
 /// The output matrix [vocab_size, d_model]: `lm_head.weight`, or the embedding where they are tied.
 #[derive(Debug)]
@@ -54,9 +56,9 @@ pub(crate) struct Choice {
     finalists: Vec<Finalists>,
     /// [vocab_size], minus infinity between uses.
     scores: Vec<f32>,
-    touched: Vec<u32>,
     logits: Vec<f32>,
-    largest: Vec<Option<u32>>,
+    /// Of an int8 matrix, one a row.
+    leading: Vec<Leading>,
     /// Rows that the screen decided, and what it left over of them.
     pub(crate) screened: usize,
     pub(crate) survivors: usize,
@@ -288,19 +290,15 @@ impl LmHead {
                 out.push(first_max(exec.isa, &logits[..n]) as u32);
                 continue;
             };
-            ids.iter().zip(logits).for_each(|(id, logit)| dense[*id as usize] = *logit);
-            scores.process(row, &mut dense[..n]);
-            // Ascending ids: the first of equals wins.
-            let best = |best: u32, id: &u32| if dense[*id as usize] > dense[best as usize] { *id } else { best };
-            out.push(ids.iter().fold(ids[0], best));
-            ids.iter().for_each(|id| dense[*id as usize] = f32::NEG_INFINITY);
+            let outputs = ids.iter().copied().zip(logits.iter().copied());
+            out.push(best_of(outputs, row, scores, &mut dense[..n]));
             *screened += 1;
             *survivors += left.len();
         }
         Ok(())
     }
 
-    /// Without a screen: of all logits, which need not be written out where they are int8's and no processor changes them.
+    /// Without a screen: of all logits, which need not be written out where they are int8's and processors change few of them.
     #[allow(clippy::too_many_arguments)]
     fn best_of_all(
         &self,
@@ -314,17 +312,24 @@ impl LmHead {
     ) -> Result<()> {
         let (n, stride) = (model.config().vocab_size, model.shape.stride());
         let (packed, matrix) = self.packed(model, exec)?;
-        let Choice { touched, largest, logits, .. } = choice;
-        touched.clear();
-        largest.clear();
-        largest.resize(rows, None);
-        if matrix.is_int8() && (0..rows).all(|row| scores.touches(row, touched) && touched.is_empty()) {
-            exec.largest(hidden, rows, packed.panels(matrix), largest);
+        let Choice { leading, scores: dense, logits, .. } = choice;
+        leading.resize_with(rows.max(leading.len()), Leading::default);
+        let leading = &mut leading[..rows];
+        let mut few = matrix.is_int8();
+        for (row, Leading { apart, outputs }) in leading.iter_mut().enumerate() {
+            (apart.clear(), outputs.clear());
+            few = few && scores.touches(row, apart) && apart.len() <= MAX_APART;
+            apart.sort_unstable();
+            apart.dedup();
         }
-        let full = if largest.iter().any(Option::is_some) { 1 } else { rows.max(1) };
+        if few {
+            exec.largest(hidden, rows, packed.panels(matrix), leading);
+            dense.resize(n.max(dense.len()), f32::NEG_INFINITY);
+        }
+        let full = if leading.iter().any(|row| !row.outputs.is_empty()) { 1 } else { rows.max(1) };
         for first in (0..rows).step_by(full) {
-            if let Some(id) = largest[first] {
-                out.push(id);
+            if let outputs @ [_, ..] = &leading[first].outputs[..] {
+                out.push(best_of(outputs.iter().copied(), first, scores, &mut dense[..n]));
                 continue;
             }
             let logits = self.logits(model, exec, &hidden[first * stride..], full, logits)?;
@@ -335,4 +340,22 @@ impl LmHead {
         }
         Ok(())
     }
+}
+
+/// The best of some ids with their logits, ascending, behind the processors; the first of equals. `dense` is [vocab_size], minus
+/// infinity before and after.
+fn best_of(
+    outputs: impl Iterator<Item = (u32, f32)> + Clone,
+    row: usize,
+    scores: &impl Scores,
+    dense: &mut [f32],
+) -> u32 {
+    outputs.clone().for_each(|(id, logit)| dense[id as usize] = logit);
+    scores.process(row, dense);
+    let ids = outputs.map(|(id, _)| id);
+    let is_better = |x: f32, y: f32| x > y || y.is_nan();
+    let best =
+        ids.clone().reduce(|best, id| if is_better(dense[id as usize], dense[best as usize]) { id } else { best });
+    ids.for_each(|id| dense[id as usize] = f32::NEG_INFINITY);
+    best.expect("finalists are not empty")
 }

@@ -4,7 +4,8 @@ use crate::relative_bias::RelativeBias;
 use crate::weights::{Heads, Matrix, Packed};
 use std::sync::atomic::{AtomicBool, Ordering};
 use tiny_t5_kernels::{
-    Activation, Epilogue, Isa, Panels, Product, Team, activate_rows, gate_rows, largest, matmul, padded, rms_norm,
+    Activation, Epilogue, Isa, Leading, Panels, Product, Team, activate_rows, gate_rows, largest, matmul, padded,
+    rms_norm,
 };
 
 /// The encoder's or the decoder's weights.
@@ -111,9 +112,9 @@ impl Exec<'_> {
     }
 
     /// The first of the largest outputs of each row of a product with int8 weights; see [`tiny_t5_kernels::largest`].
-    pub(crate) fn largest(self, a: &[f32], m: usize, w: Panels<'_>, out: &mut [Option<u32>]) {
+    pub(crate) fn largest(self, a: &[f32], m: usize, w: Panels<'_>, rows: &mut [Leading]) {
         let product = Product { a, lda: padded(w.k()), m, w, epilogue: Epilogue::Store };
-        largest(self.isa, self.team, product, out);
+        largest(self.isa, self.team, product, rows);
     }
 
     pub(crate) fn norm(self, shape: Shape, x: &[f32], weight: &[f32], out: &mut [f32]) {

@@ -15,6 +15,16 @@ use std::ops::Range;
 /// Panels that share a bound.
 const GROUP: usize = 4;
 
+/// What [`largest`] is asked of a row, and what it found.
+#[derive(Clone, Debug, Default)]
+pub struct Leading {
+    /// Columns that do not compete, but whose outputs are wanted; ascending.
+    pub apart: Vec<u32>,
+    /// The first of the largest outputs of the other columns, and the outputs of those apart: columns, ascending, with the outputs
+    /// that [`super::matmul`] gives. Empty where it takes all outputs to know: numbers that are not finite, more than 2,048 inputs.
+    pub outputs: Vec<(u32, f32)>,
+}
+
 /// Bounds of the outputs of a group for a row: no output is above `upper`, and one is at least `lower`.
 #[derive(Clone, Copy, Debug)]
 struct Bounds {
@@ -27,16 +37,18 @@ thread_local! {
     static BUFFERS: RefCell<(Vec<u32>, Vec<Bounds>)> = const { RefCell::new((Vec::new(), Vec::new())) };
 }
 
-/// The first of the largest outputs of each row of a product with int8 weights, equal to that of the outputs written out.
-/// None where it takes all of them to know: numbers that are not finite, or more inputs than 2,048. The epilogue is not looked at.
+/// The first of the largest outputs of each row of a product with int8 weights; see [`Leading`]. The epilogue is not looked at.
 ///
 /// # Panics
-/// Where the weights are not int8 with two digits, or `out` is not `[m]`.
-pub fn largest(isa: Isa, team: &Team, p: Product<'_>, out: &mut [Option<u32>]) {
+/// Where the weights are not int8 with two digits, there are not `m` of `rows`, or columns apart do not ascend or are not there.
+pub fn largest(isa: Isa, team: &Team, p: Product<'_>, rows: &mut [Leading]) {
     let Storage::Int8(panels, Digits::Two) = p.w.data else { panic!("int8 weights and inputs of two digits") };
-    assert_eq!(out.len(), p.m);
-    let (n, k, size) = (p.w.n, p.w.k, panel_bytes(p.w.k));
-    out.fill(None);
+    assert_eq!(rows.len(), p.m);
+    let (n, k) = (p.w.n, p.w.k);
+    for row in rows.iter_mut() {
+        assert!(row.apart.is_sorted() && row.apart.last().is_none_or(|column| (*column as usize) < n), "columns apart");
+        row.outputs.clear();
+    }
     if p.m == 0 || n == 0 || k.div_ceil(4) > BLOCK {
         return;
     }
@@ -53,34 +65,49 @@ pub fn largest(isa: Isa, team: &Team, p: Product<'_>, out: &mut [Option<u32>]) {
         let cut = |i: usize| i * groups / chunks;
         team.run(chunks, |_, i| scan(cut(i)..cut(i + 1)));
         let bounds = &*bounds;
-        team.chunks_mut(out, 4, |chunk, out| {
-            for (i, out) in out.iter_mut().enumerate() {
-                let row = chunk * 4 + i;
-                let bounds = &bounds[row * groups..][..groups];
-                let least =
-                    bounds.iter().fold(f32::NEG_INFINITY, |least, b| if b.lower > least { b.lower } else { least });
-                let mut best = f32::NAN;
-                for group in 0..n.div_ceil(GROUP * LANES) {
-                    if bounds.get(group).is_some_and(|b| b.upper < least) {
-                        continue;
-                    }
-                    let first = group * GROUP * LANES;
-                    let n = (n - first).min(GROUP * LANES);
-                    let panels = &panels[first / LANES * size..][..n.div_ceil(LANES) * size];
-                    let w = Panels::new(n, k, Storage::Int8(panels, Digits::Two));
-                    let a = &p.a[row * p.lda..][..k];
-                    let mut values = [0.0; GROUP * LANES];
-                    let product = Product { a, lda: k, m: 1, w, epilogue: Epilogue::Store };
-                    int8::product(isa, &Team::alone(), product, (panels, Digits::Two), &mut values, GROUP * LANES);
-                    for (i, value) in values[..n].iter().enumerate() {
-                        if *value > best || best.is_nan() && !value.is_nan() {
-                            (best, *out) = (*value, Some((first + i) as u32));
-                        }
-                    }
-                }
-            }
+        team.chunks_mut(rows, 1, |row, leading| {
+            let (a, bounds) = (&p.a[row * p.lda..][..k], &bounds[row * groups..][..groups]);
+            find(isa, Product { a, lda: k, m: 1, ..p }, panels, bounds, &mut leading[0]);
         });
     });
+}
+
+/// The leading outputs of one row, from the bounds of its whole groups.
+fn find(isa: Isa, p: Product<'_>, panels: &[u8], bounds: &[Bounds], leading: &mut Leading) {
+    let Leading { apart, outputs } = leading;
+    let (n, k, size) = (p.w.n, p.w.k, panel_bytes(p.w.k));
+    // What a column apart has is no bound of the others: its group is computed.
+    let apart_in = |group: usize| {
+        let at = |group: usize| apart.partition_point(|column| (*column as usize) < group * GROUP * LANES);
+        if apart.is_empty() { &[][..] } else { &apart[at(group)..at(group + 1)] }
+    };
+    let known = bounds.iter().enumerate().filter(|(group, _)| apart_in(*group).is_empty());
+    let least = known.fold(f32::NEG_INFINITY, |least, (_, b)| if b.lower > least { b.lower } else { least });
+    let mut best: Option<(u32, f32)> = None;
+    for group in 0..n.div_ceil(GROUP * LANES) {
+        let apart = apart_in(group);
+        if apart.is_empty() && bounds.get(group).is_some_and(|b| b.upper < least) {
+            continue;
+        }
+        let first = group * GROUP * LANES;
+        let n = (n - first).min(GROUP * LANES);
+        let panels = &panels[first / LANES * size..][..n.div_ceil(LANES) * size];
+        let w = Panels::new(n, k, Storage::Int8(panels, Digits::Two));
+        let mut values = [0.0; GROUP * LANES];
+        let part = Product { w, epilogue: Epilogue::Store, ..p };
+        int8::product(isa, &Team::alone(), part, (panels, Digits::Two), &mut values, GROUP * LANES);
+        for (column, value) in (first as u32..).zip(&values[..n]) {
+            if apart.contains(&column) {
+                outputs.push((column, *value));
+            } else if best.is_none_or(|(_, best)| *value > best) && !value.is_nan() {
+                best = Some((column, *value));
+            }
+        }
+    }
+    match best {
+        Some(best) => outputs.insert(outputs.partition_point(|(column, _)| *column < best.0), best),
+        None => outputs.clear(),
+    }
 }
 
 /// Words of a rounded row: its high digits, 4 inputs a word, the step of its whole numbers and the norm of what is left.

@@ -8,7 +8,7 @@ mod product;
 
 pub(crate) use inputs::Rows;
 pub use int8::{Digits, Loss};
-pub use largest::largest;
+pub use largest::{Leading, largest};
 pub use panels::{Panels, Storage, WeightType, pack_int8, pack_panel, unpack_panel, widen};
 pub(crate) use product::tile;
 pub use product::{Epilogue, Product, matmul};

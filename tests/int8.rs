@@ -11,7 +11,7 @@ mod shapes;
 mod common;
 
 use common::data;
-use tiny_t5::{Dtype, Generate, Load, Source, T5};
+use tiny_t5::{Custom, Dtype, Generate, Generated, Load, Source, T5};
 
 fn int8() -> Load {
     Load { dtype: Dtype::Int8, ..Load::default() }
@@ -77,6 +77,39 @@ fn int8_logits_are_near_those_of_f32() {
     let (counts, off, size) = compare(&f32, &int8, 20, 8);
     assert!(off < 0.2 * size, "{off} beside logits of {size}");
     assert!(counts[0] * 3 > counts[2], "{counts:?} ids");
+}
+
+/// Where processors change few scores, greedy search computes few: the ids are those of all scores, which a processor of the
+/// caller's own, that changes none, asks for.
+#[test]
+fn int8_few_scores_decide_as_all_of_them() {
+    let models = [("embedded", T5::embedded(&int8()).unwrap()), ("random", random(shapes::TINY, &int8()))];
+    let rules = [
+        Generate { suppress_tokens: Some(vec![0, 1, 2, 40]), ..shapes::greedy(12) },
+        Generate { repetition_penalty: Some(1.4), ..shapes::greedy(12) },
+        Generate {
+            no_repeat_ngram_size: Some(1),
+            bad_words_ids: Some(vec![vec![7], vec![9, 3]]),
+            ..shapes::greedy(12)
+        },
+    ];
+    for (name, t5) in &models {
+        let sources: Vec<Vec<u32>> = (0..6).map(|seed| shapes::source(9 + seed, seed)).collect();
+        let vocab = t5.config().vocab_size as u32;
+        let sources: Vec<Vec<u32>> =
+            sources.into_iter().map(|s| s.into_iter().map(|id| id % vocab).collect()).collect();
+        let sources: Vec<Source<'_>> = sources.iter().map(Source::from).collect();
+        let plain = t5.generate_batch(&sources, &shapes::greedy(12)).unwrap();
+        for (i, rule) in rules.iter().enumerate() {
+            let all = Custom::new().logits_processor(|_, scores| assert_eq!(scores.len(), vocab as usize));
+            let ids = |answers: Vec<Generated>| -> Vec<Vec<u32>> {
+                answers.into_iter().map(|mut answer| answer.sequences.swap_remove(0).ids).collect()
+            };
+            let few = ids(t5.generate_batch(&sources, rule).unwrap());
+            assert_eq!(few, ids(t5.generate_batch_with(&sources, rule, &all).unwrap()), "{name}, rule {i}");
+            assert_ne!(few, ids(plain.clone()), "{name}, rule {i} has no effect");
+        }
+    }
 }
 
 #[test]

@@ -179,27 +179,27 @@ pub(super) fn height<S: Simd>(left: usize) -> usize {
     }
 }
 
-/// Words of a quantised row: its digits, 4 inputs a word, and its scale.
+/// Words of a digit of 16 inputs.
+pub(super) const CHUNK: usize = LANES / 4;
+
+/// Words of a quantised row: its digits, 4 inputs a word, in whole chunks of 16, and its scale.
 fn words(k: usize, digits: Digits) -> usize {
-    k.div_ceil(4) * digits.count() + 1
+    k.div_ceil(LANES) * CHUNK * digits.count() + 1
 }
 
 /// Rows that a thread quantises at a time: whole tiles.
 const QUANTISED: usize = 16;
 
-/// Stores 16 digits of an input, 4 a word: at `words[at]`, and so on every `stride`.
+/// Stores a digit of 16 inputs, flipped where they are signed.
 #[inline(always)] // a closure would lose the instruction set
-pub(super) fn store_digits<S: Simd>(s: S, digits: S::F, flip: u32, words: &mut [u32], at: usize, stride: usize) {
-    let mut bytes = [0i8; LANES];
-    // SAFETY: `bytes` holds 16.
-    unsafe { s.store_i8(bytes.as_mut_ptr(), digits) };
-    let (fours, _) = bytes.as_chunks::<4>();
-    for (words, four) in words.chunks_exact_mut(stride).zip(fours) {
-        words[at] = u32::from_le_bytes(four.map(|b| b as u8)) ^ flip;
-    }
+pub(super) fn store_digits<S: Simd>(s: S, digits: S::F, flip: u32, to: &mut [u32]) {
+    let to = to.first_chunk_mut::<CHUNK>().expect("a chunk of words");
+    // SAFETY: `to` holds 16 bytes.
+    unsafe { s.store_i8(to.as_mut_ptr().cast(), digits) };
+    to.iter_mut().for_each(|word| *word ^= flip);
 }
 
-/// Quantises rows: a tile of M rows after the other, `[k / 4][M][digits]` words and then M scales; high digits come first.
+/// Quantises rows: a tile of M rows after the other, `[k / 16][M][digits][4]` words and then M scales; high digits come first.
 struct Quantise<'a> {
     p: &'a Product<'a>,
     digits: Digits,
@@ -230,18 +230,19 @@ impl Kernel for Quantise<'_> {
                 let mut padded = [0.0; LANES];
                 padded[..last.len()].copy_from_slice(last);
                 let registers = registers.iter().chain((!last.is_empty()).then_some(&padded));
-                for (words, x) in tile.chunks_mut(4 * together * count).zip(registers) {
+                for (chunk, x) in tile.chunks_exact_mut(together * count * CHUNK).zip(registers) {
+                    let to = &mut chunk[row * count * CHUNK..][..count * CHUNK];
                     let whole = nearest(s, s.load_array(x), up, most);
                     if self.digits == Digits::One {
-                        store_digits(s, whole, S::SIGNED, words, row, together);
+                        store_digits(s, whole, S::SIGNED, to);
                         continue;
                     }
                     // x + 8192 = 128 high + low: a multiple of 1/128, less a half and a bit, rounds to the whole below it.
                     let moved = s.add(whole, s.splat(8192.0));
                     let below = s.mul_add(moved, s.splat(1.0 / 128.0), s.splat(1.0 / 256.0 - 0.5));
                     let high = s.sub(s.add(below, s.splat(ROUND)), s.splat(ROUND));
-                    store_digits(s, high, 0, words, 2 * row, 2 * together);
-                    store_digits(s, s.mul_add(high, s.splat(-128.0), moved), 0, words, 2 * row + 1, 2 * together);
+                    store_digits(s, high, 0, to);
+                    store_digits(s, s.mul_add(high, s.splat(-128.0), moved), 0, &mut to[CHUNK..]);
                 }
             }
             first += together;
@@ -348,28 +349,32 @@ impl<const D: usize> Part<'_, D> {
         let (groups, size) = (self.p.w.k.div_ceil(4), panel_bytes(self.p.w.k));
         let blocks = groups.div_ceil(BLOCK);
         let mut dots = [[s.splat(0.0); P]; M];
-        // SAFETY: a panel is `size` bytes: groups of 64, then the sums of every block, scales and norms; a row of the inputs is
-        // `groups` times `D` words and a scale, its tile M of them.
+        // SAFETY: a panel is `size` bytes: groups of 64, then the sums of every block, scales and norms; a tile of the inputs is M
+        // rows of `row_words`, as `Quantise` made it.
         unsafe {
+            let row_words = self.p.w.k.div_ceil(LANES) * CHUNK * D + 1;
             let w = self.panels.as_ptr().add(panel * size).cast::<i8>();
-            let x = self.inputs.as_ptr().add(row * (groups * D + 1));
-            let steps = x.add(M * groups * D).cast::<f32>();
+            let x = self.inputs.as_ptr().add(row * row_words);
+            let steps = x.add(M * (row_words - 1)).cast::<f32>();
             for block in 0..blocks {
                 let mut high = [[s.int_zero(); P]; M];
                 let mut low = [[s.int_zero(); P]; M];
-                for i in block * BLOCK..((block + 1) * BLOCK).min(groups) {
-                    let x = x.add(i * M * D);
-                    unrolled!(M of 4, m => {
-                        unrolled!(P of 4, p => {
-                            let w = w.add(p * size + i * 4 * LANES);
-                            if D == 1 {
-                                high[m][p] = s.dot4_signed(high[m][p], *x.add(m), w);
-                            } else {
-                                high[m][p] = s.dot4(high[m][p], *x.add(m * D), w);
-                                low[m][p] = s.dot4(low[m][p], *x.add(m * D + 1), w);
-                            }
+                let end = ((block + 1) * BLOCK).min(groups);
+                for first in (block * BLOCK..end).step_by(CHUNK) {
+                    let (x, w) = (x.add(first * M * D), w.add(first * 4 * LANES));
+                    for i in 0..CHUNK.min(end - first) {
+                        unrolled!(M of 4, m => {
+                            unrolled!(P of 4, p => {
+                                let w = w.add(p * size + i * 4 * LANES);
+                                if D == 1 {
+                                    high[m][p] = s.dot4_signed(high[m][p], *x.add(m * CHUNK + i), w);
+                                } else {
+                                    high[m][p] = s.dot4(high[m][p], *x.add(m * D * CHUNK + i), w);
+                                    low[m][p] = s.dot4(low[m][p], *x.add((m * D + 1) * CHUNK + i), w);
+                                }
+                            });
                         });
-                    });
+                    }
                 }
                 unrolled!(M of 4, m => {
                     unrolled!(P of 4, p => {

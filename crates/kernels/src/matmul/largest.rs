@@ -4,7 +4,7 @@
 //! over r can add, |r| |q| (Cauchy and Schwarz). Groups of outputs whose upper bound is below the best lower bound cannot
 //! have the largest; the others, few, are computed as [`super::matmul`] computes them.
 
-use super::int8::{self, BLOCK, Digits, ROUND, height, most, nearest, panel_bytes, scale_of, store_digits};
+use super::int8::{self, BLOCK, CHUNK, Digits, ROUND, height, most, nearest, panel_bytes, scale_of, store_digits};
 use super::panels::{Panels, Storage};
 use super::product::{Epilogue, Product};
 use crate::region::{MAX_CHUNKS, Team};
@@ -110,12 +110,13 @@ fn find(isa: Isa, p: Product<'_>, panels: &[u8], bounds: &[Bounds], leading: &mu
     }
 }
 
-/// Words of a rounded row: its high digits, 4 inputs a word, the step of its whole numbers and the norm of what is left.
+/// Words of a rounded row: its high digits, 4 inputs a word, in whole chunks of 16, the step of its whole numbers and the norm of
+/// what is left.
 fn words(k: usize) -> usize {
-    k.div_ceil(4) + 2
+    k.div_ceil(LANES) * CHUNK + 2
 }
 
-/// Rounds rows: a tile of M rows after the other, `[k / 4][M]` words, then M steps and M norms.
+/// Rounds rows: a tile of M rows after the other, `[k / 16][M][4]` words, then M steps and M norms.
 struct Round<'a> {
     p: &'a Product<'a>,
     out: &'a mut [u32],
@@ -141,12 +142,12 @@ impl Kernel for Round<'_> {
                 let mut padded = [0.0; LANES];
                 padded[..last.len()].copy_from_slice(last);
                 let registers = registers.iter().chain((!last.is_empty()).then_some(&padded));
-                for (words, x) in tile.chunks_mut(4 * together).zip(registers) {
+                for (chunk, x) in tile.chunks_exact_mut(together * CHUNK).zip(registers) {
                     let whole = nearest(s, s.load_array(x), up, most(Digits::Two));
                     let high = s.sub(s.mul_add(whole, s.splat(1.0 / 128.0), s.splat(ROUND)), s.splat(ROUND));
                     let left = s.mul_add(high, s.splat(-128.0), whole);
                     squares = s.mul_add(left, left, squares);
-                    store_digits(s, high, S::SIGNED, words, row, together);
+                    store_digits(s, high, S::SIGNED, &mut chunk[row * CHUNK..]);
                 }
                 behind[row] = scale.to_bits();
                 behind[together + row] = (s.sum(squares).sqrt() * 1.0001).to_bits();
@@ -209,20 +210,24 @@ impl Scan<'_> {
         let (fours, size) = (k.div_ceil(4), panel_bytes(k));
         let (least, most) = (s.splat(f32::NEG_INFINITY), s.splat(f32::INFINITY));
         let mut bounds = [[least; 2]; M];
-        // SAFETY: a panel is `size` bytes: groups of 64, the sums, the scales and the norms; a tile of the inputs is `fours` times M
-        // words, then M steps and M norms.
+        // SAFETY: a panel is `size` bytes: groups of 64, the sums, the scales and the norms; a tile of the inputs is M rows of
+        // `words`, the last two of each the steps and the norms.
         unsafe {
             let x = self.inputs.as_ptr().add(row * words(k));
-            let steps = x.add(M * fours).cast::<f32>();
+            let steps = x.add(M * (words(k) - 2)).cast::<f32>();
             for panel in (group * GROUP..(group + 1) * GROUP).step_by(P) {
                 let w = self.panels.as_ptr().add(panel * size).cast::<i8>();
                 let mut sums = [[s.int_zero(); P]; M];
-                for i in 0..fours {
-                    unrolled!(M of 4, m => {
-                        unrolled!(P of 4, p => {
-                            sums[m][p] = s.dot4_signed(sums[m][p], *x.add(i * M + m), w.add(p * size + i * 4 * LANES));
+                for first in (0..fours).step_by(CHUNK) {
+                    let (x, w) = (x.add(first * M), w.add(first * 4 * LANES));
+                    for i in 0..CHUNK.min(fours - first) {
+                        unrolled!(M of 4, m => {
+                            unrolled!(P of 4, p => {
+                                let w = w.add(p * size + i * 4 * LANES);
+                                sums[m][p] = s.dot4_signed(sums[m][p], *x.add(m * CHUNK + i), w);
+                            });
                         });
-                    });
+                    }
                 }
                 unrolled!(M of 4, m => {
                     let (step, left) = (s.splat(*steps.add(m)), s.splat(*steps.add(M + m)));

@@ -13,7 +13,7 @@ use common::{data, json, many_words};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use tiny_t5::{Custom, Generate, Load, Source, T5};
+use tiny_t5::{Choices, Custom, Generate, Load, Source, T5};
 
 struct Counting;
 
@@ -322,26 +322,99 @@ fn session_allocates_its_vectors_scores_and_labels_alone() {
     }
 }
 
-/// A list of choices is checked and sorted out a call; no step of the walk through it takes more, whatever their length.
+/// Lists of `tokens` ids each, to choose from.
+fn choices(t5: &T5, tokens: u32) -> Choices {
+    let lists: Vec<Vec<u32>> = (0..30).map(|i| (0..tokens).map(|k| 5 + (i + k) % 35).collect()).collect();
+    t5.choices(&lists.iter().map(Source::from).collect::<Vec<_>>()).unwrap()
+}
+
+/// Choices take what is returned and nothing else, whatever their number and their length, ranked, in beams and in samples.
 #[test]
-fn session_takes_no_memory_for_a_step_among_choices() {
-    let source: Vec<u32> = (3..45).chain([1]).collect();
+fn session_allocates_the_choices_that_it_returns() {
+    let long: Vec<u32> = (3..45).chain([1]).collect();
+    let short: Vec<u32> = (9..20).chain([1]).collect();
+    let sources: Vec<Source<'_>> = [&long, &short, &long].map(Source::from).to_vec();
+    let several = |options| Generate { num_return_sequences: Some(3), ..options };
+    let beams = Generate { num_beams: Some(3), ..Generate::default() };
     let t5 = model().with_threads(1);
-    let choices = |tokens: u32| {
-        let lists: Vec<Vec<u32>> = (0..3).map(|i| (0..tokens).map(|k| 5 + (i + k) % 30).collect()).collect();
-        t5.choices(&lists.iter().map(Source::from).collect::<Vec<_>>()).unwrap()
-    };
-    let (short, long) = (choices(4), choices(30));
     let mut session = t5.session();
-    for options in [Generate::default(), Generate { num_beams: Some(3), ..Generate::default() }, sampling()] {
-        let mut calls = |choices: &tiny_t5::Choices, most: usize| {
-            let custom = Custom::new().choices(choices);
-            warm(most, || drop(session.generate_with(&source, &options, &custom).unwrap()))
-        };
-        let few = calls(&short, 0);
-        let many = calls(&long, few);
-        println!("among choices: {few} a call for 4 tokens, {many} for 30");
-        assert!(many <= few, "{many}, with shorter choices {few}");
-        assert!(few <= 32, "{few}"); // 27 where they are ranked
+    for choices in [choices(&t5, 4), choices(&t5, 30)] {
+        let custom = Custom::new().choices(&choices);
+        for (options, returned) in [
+            (Generate::default(), 1),
+            (several(Generate::default()), 3),
+            (beams.clone(), 1),
+            (several(beams.clone()), 3),
+            (sampling(), 1),
+        ] {
+            // Ids of the source, list of sequences, ids of each; for several sources the same for each, and their list.
+            let (one, all) = (2 + returned, 1 + 3 * (2 + returned));
+            let generate = warm(one, || {
+                let answer = session.generate_with(&long, &options, &custom).unwrap();
+                assert!(answer.sequences.iter().all(|sequence| sequence.chosen.is_some()));
+            });
+            let batch = warm(all, || drop(session.generate_batch_with(&sources, &options, &custom).unwrap()));
+            println!("among choices, {returned} sequences: generate {generate}, batch of 3 {batch}");
+            assert_eq!((generate, batch), (one, all));
+        }
+        // All of the best choice in one step.
+        let stream =
+            warm(1, || assert_eq!(session.stream_with(&long, &Generate::default(), &custom).unwrap().count(), 1));
+        assert_eq!(stream, 1);
+    }
+}
+
+/// Rules of the caller's own take what they take themselves: here nothing but the list of allowed ids, one a step.
+#[test]
+fn session_allocates_nothing_for_rules_of_the_callers_own() {
+    let source: Vec<u32> = (3..45).chain([1]).collect();
+    let own = || {
+        let rules = Custom::new().logits_processor(|_, scores| scores[7] = f32::NEG_INFINITY);
+        rules.logits_processor(|context, scores| scores[8] -= context.ids.len() as f32).stopping_criteria(|_| false)
+    };
+    let beams = Generate { num_beams: Some(3), ..Generate::default() };
+    let mut session = model().with_threads(1).session();
+    for (options, sequences) in [(Generate::default(), 1), (sampling(), 1), (beams, 3)] {
+        let options = exactly(STEPS, &options);
+        let custom = own();
+        let generate = warm(3, || drop(session.generate_with(&source, &options, &custom).unwrap()));
+        // The ids of each step that has some.
+        let stream = warm(STEPS, || assert!(session.stream_with(&source, &options, &custom).unwrap().count() <= STEPS));
+        let custom = own().prefix_allowed_tokens(|_| (1..40).collect());
+        // One beam goes first, then all of them.
+        let most = 3 + 1 + (STEPS - 1) * sequences;
+        let allowed = warm(most, || drop(session.generate_with(&source, &options, &custom).unwrap()));
+        println!("own rules, {sequences} at work: generate {generate}, stream {stream}, allowed tokens {allowed}");
+        assert_eq!(generate, 3);
+        assert!(stream <= STEPS, "{stream}");
+        assert_eq!(allowed, most);
+    }
+}
+
+/// Log-probabilities: a list a sequence, and where alternatives are asked for a list a token.
+#[test]
+fn session_allocates_the_log_probabilities_that_it_returns() {
+    let long: Vec<u32> = (3..45).chain([1]).collect();
+    let short: Vec<u32> = (9..20).chain([1]).collect();
+    let sources: Vec<Source<'_>> = [&long, &short, &long].map(Source::from).to_vec();
+    let beams = Generate { num_beams: Some(3), num_return_sequences: Some(2), ..Generate::default() };
+    let mut session = model().with_threads(1).session();
+    for (options, returned) in [(Generate::default(), 1), (sampling(), 1), (beams, 2)] {
+        for (top, lists) in [(0, 0), (3, STEPS)] {
+            let options = exactly(STEPS, &Generate { top_logprobs: Some(top), ..options.clone() });
+            // Of each sequence its ids, their log-probabilities and the alternatives of each.
+            let (one, all) = (2 + returned * (2 + lists), 1 + 3 * (2 + returned * (2 + lists)));
+            let generate = warm(one, || drop(session.generate(&long, &options).unwrap()));
+            let batch = warm(all, || drop(session.generate_batch(&sources, &options).unwrap()));
+            println!("{top} alternatives, {returned} sequences: generate {generate}, batch of 3 {batch}");
+            assert_eq!((generate, batch), (one, all));
+            if returned == 1 {
+                // Of each step its ids and their log-probabilities.
+                let most = 2 * STEPS + lists;
+                let stream = warm(most, || assert_eq!(session.stream(&long, &options).unwrap().count(), STEPS));
+                println!("{top} alternatives: stream {stream}");
+                assert_eq!(stream, most);
+            }
+        }
     }
 }

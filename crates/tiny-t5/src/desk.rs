@@ -4,7 +4,8 @@
 use crate::embed::Encoding;
 use crate::encoder;
 use crate::error::{Error, Result};
-use crate::generate::{self, Answer, Custom, Finish, Settings, State, Timings, emptied};
+use crate::generate::{self, Answer, Choices, Closed, Custom, Finish, Settings, State, Timings, emptied};
+use crate::kv_cache::KvCache;
 use crate::options::Generate;
 use crate::stack::Exec;
 use crate::t5::{Generated, Sequence, Source, T5};
@@ -22,7 +23,7 @@ pub(crate) struct Desk {
     /// Made by the first call; its helpers go home between calls.
     team: Option<Team>,
     /// Of the last call that generated: most calls come with the options of the one before.
-    settings: Option<Box<(Generate, Settings<'static>)>>,
+    settings: Option<Box<Kept>>,
     /// Ends calls while it is true.
     pub(crate) stop: Option<Arc<AtomicBool>>,
     /// The sources' ids: those that the answers take along, and those that stay.
@@ -33,23 +34,15 @@ pub(crate) struct Desk {
     /// The ids of one source, and those of the decoder: in a stream those that were handed out.
     pub(crate) source: Vec<u32>,
     pub(crate) given: Vec<u32>,
+    /// The decoder's caches of those that a stream handed out.
+    pub(crate) followed: Vec<KvCache>,
 }
 
-/// The settings of a call.
-pub(crate) enum Held<'a> {
-    /// With the options that they come from; of no rules but theirs.
-    Kept(Box<(Generate, Settings<'static>)>),
-    /// With rules of the caller's own.
-    Own(Settings<'a>),
-}
-
-impl<'a> Held<'a> {
-    pub(crate) fn get(&self) -> &Settings<'a> {
-        match self {
-            Held::Kept(kept) => &kept.1,
-            Held::Own(settings) => settings,
-        }
-    }
+/// The settings of a call, with what they come from.
+pub(crate) struct Kept {
+    options: Generate,
+    closed: Option<Closed>,
+    pub(crate) settings: Settings,
 }
 
 impl Desk {
@@ -87,27 +80,19 @@ impl Desk {
         }
     }
 
-    /// The settings that options and the caller's own rules ask for; to be given back with [`Desk::keep`].
-    pub(crate) fn settings<'a>(
-        &mut self,
-        t5: &T5,
-        options: &Generate,
-        custom: Option<&'a Custom<'a>>,
-    ) -> Result<Held<'a>> {
-        static NOTHING: Custom<'static> = Custom::new();
-        if let Some(custom) = custom {
-            return Ok(Held::Own(t5.settings(options, custom)?));
+    /// The settings that options ask for; to be given back with [`Desk::keep`].
+    pub(crate) fn settings(&mut self, t5: &T5, options: &Generate, custom: &Custom<'_>) -> Result<Box<Kept>> {
+        let closed = custom.chosen_from().map(Choices::closed);
+        if let Some(last) = self.settings.take().filter(|last| last.options == *options && last.closed == closed) {
+            // Nothing of a call before.
+            let _ = last.settings.failure.check();
+            return Ok(last);
         }
-        Ok(Held::Kept(match self.settings.take() {
-            Some(last) if last.0 == *options => last,
-            _ => Box::new((options.clone(), t5.settings(options, &NOTHING)?)),
-        }))
+        Ok(Box::new(Kept { options: options.clone(), closed, settings: t5.settings(options, closed)? }))
     }
 
-    pub(crate) fn keep(&mut self, settings: Held<'_>) {
-        if let Held::Kept(kept) = settings {
-            self.settings = Some(kept);
-        }
+    pub(crate) fn keep(&mut self, settings: Box<Kept>) {
+        self.settings = Some(settings);
     }
 
     /// Generates; answers are appended to `all` in the order of the sources.
@@ -116,12 +101,12 @@ impl Desk {
         t5: &T5,
         sources: &[Source<'_>],
         options: &Generate,
-        custom: Option<&Custom<'_>>,
+        custom: &Custom<'_>,
         all: &mut Vec<Generated>,
     ) -> Result<()> {
         let (decoder, head) = t5.generator("generate")?;
         let held = self.settings(t5, options, custom)?;
-        let settings = held.get();
+        let settings = &held.settings;
         let from = all.len();
         all.reserve_exact(sources.len());
         all.extend(sources.iter().map(|_| Generated {
@@ -130,8 +115,7 @@ impl Desk {
             timings: Timings::default(),
         }));
         let mut text = std::mem::take(&mut self.text);
-        let mut each = |place: usize, Answer { found, logprobs, chosen, timings }: Answer<'_>| {
-            let (mut logprobs, mut chosen) = (logprobs.into_iter(), chosen.into_iter());
+        let mut each = |place: usize, Answer { found, timings }: Answer<'_>| {
             let Generated { sequences, timings: own, .. } = &mut all[from + place];
             *own = Timings { load_ms: t5.load_ms(), ..timings };
             sequences.reserve_exact(found.len());
@@ -139,8 +123,8 @@ impl Desk {
                 sequences.push(Sequence {
                     text: text_of(t5, &found.ids, &mut text)?,
                     score: found.score,
-                    logprobs: logprobs.next(),
-                    chosen: chosen.next().flatten(),
+                    logprobs: found.logprobs,
+                    chosen: found.chosen,
                     finish: found.finish,
                     default_limit: settings.limit_was_default && found.finish == Finish::Length,
                     ids: found.ids,
@@ -150,7 +134,7 @@ impl Desk {
         };
         self.with_ids(t5, sources, |desk, ids| {
             let parts = (t5.model(), decoder, head);
-            desk.run(t5, |exec, state| generate::generate(parts, exec, state, settings, ids, &mut each))
+            desk.run(t5, |exec, state| generate::generate(parts, exec, state, (settings, custom), ids, &mut each))
         })?;
         for (generated, ids) in all[from..].iter_mut().zip(self.ids.drain(..)) {
             generated.input_ids = ids;

@@ -4,7 +4,7 @@ use crate::classify::Classification;
 use crate::desk::Desk;
 use crate::embed::Encoding;
 use crate::error::Result;
-use crate::generate::Custom;
+use crate::generate::{Custom, NO_RULES};
 use crate::options::Generate;
 use crate::score::{Logits, Score};
 use crate::stream::Stream;
@@ -17,8 +17,10 @@ use std::sync::atomic::AtomicBool;
 /// The answers are those of the [`T5`] that it was made from, bit for bit. Once warm (a call of the same options with
 /// sources and answers at least as long was made before), a call on ids asks the system for no memory but what it returns: greedy
 /// search, sampling and beams, of one source, of a batch and in a stream; encoding, sentence vectors, scores, classification and
-/// re-ranking. With more than one thread there may be a few pieces a call for the pool. Log-probabilities and a caller's own rules,
-/// choices among them, take a few lists a call and none a step, and a text costs what its tokenizer takes. `tests/allocations.rs` counts it.
+/// re-ranking; with log-probabilities and their alternatives, with choices and with rules of the caller's own. With more than one
+/// thread there may be a few pieces a call for the pool. What remains: a text costs what its tokenizer takes; a caller's closures take
+/// what they take, and [`Custom::prefix_allowed_tokens`]'s returns a list, so that is one a step and sequence. `tests/allocations.rs`
+/// counts it.
 ///
 /// A session is `Send`: make one a worker. The model itself is shared.
 ///
@@ -70,18 +72,24 @@ impl Session {
 
     /// As [`T5::generate`].
     ///
+    /// ```
+    /// # #[cfg(feature = "embedded")] {
+    /// use tiny_t5::{Generate, Load, T5};
+    ///
+    /// let mut session = T5::embedded(&Load::default())?.session();
+    /// let answer = session.generate("hello", &Generate::default())?;
+    /// assert_eq!(answer.text(), "həˈloʊ");
+    /// # }
+    /// # Ok::<_, tiny_t5::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`T5::generate`].
     pub fn generate<'a>(&mut self, source: impl Into<Source<'a>>, options: &Generate) -> Result<Generated> {
-        self.generate_one(source.into(), options, None)
+        self.generate_one(source.into(), options, &NO_RULES)
     }
 
-    fn generate_one(
-        &mut self,
-        source: Source<'_>,
-        options: &Generate,
-        custom: Option<&Custom<'_>>,
-    ) -> Result<Generated> {
+    fn generate_one(&mut self, source: Source<'_>, options: &Generate, custom: &Custom<'_>) -> Result<Generated> {
         let mut all = std::mem::take(&mut self.generated);
         all.clear();
         self.desk.generate(&self.t5, &[source], options, custom, &mut all)?;
@@ -92,6 +100,18 @@ impl Session {
 
     /// As [`T5::generate_with`].
     ///
+    /// ```
+    /// # #[cfg(feature = "embedded")] {
+    /// use tiny_t5::{Custom, Generate, Load, T5};
+    ///
+    /// let mut session = T5::embedded(&Load::default())?.session();
+    /// let custom = Custom::new().stopping_criteria(|context| context.new_ids().len() == 3);
+    /// let answer = session.generate_with("photosynthesis", &Generate::default(), &custom)?;
+    /// assert_eq!(answer.sequences[0].ids.len(), 3);
+    /// # }
+    /// # Ok::<_, tiny_t5::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`T5::generate`].
     pub fn generate_with<'a>(
@@ -100,20 +120,44 @@ impl Session {
         options: &Generate,
         custom: &Custom<'_>,
     ) -> Result<Generated> {
-        self.generate_one(source.into(), options, Some(custom))
+        self.generate_one(source.into(), options, custom)
     }
 
     /// As [`T5::generate_batch`].
+    ///
+    /// ```
+    /// # #[cfg(feature = "embedded")] {
+    /// use tiny_t5::{Generate, Load, T5};
+    ///
+    /// let mut session = T5::embedded(&Load::default())?.session();
+    /// let answers = session.generate_batch(&["hello".into(), "world".into()], &Generate::default())?;
+    /// assert_eq!(answers.iter().map(|answer| answer.text()).collect::<Vec<_>>(), ["həˈloʊ", "ˈwɝld"]);
+    /// # }
+    /// # Ok::<_, tiny_t5::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`T5::generate`].
     pub fn generate_batch(&mut self, sources: &[Source<'_>], options: &Generate) -> Result<Vec<Generated>> {
         let mut all = Vec::new();
-        self.desk.generate(&self.t5, sources, options, None, &mut all)?;
+        self.desk.generate(&self.t5, sources, options, &NO_RULES, &mut all)?;
         Ok(all)
     }
 
     /// As [`T5::generate_batch_with`].
+    ///
+    /// ```
+    /// # #[cfg(feature = "embedded")] {
+    /// use tiny_t5::{Custom, Generate, Load, T5};
+    ///
+    /// let mut session = T5::embedded(&Load::default())?.session();
+    /// let choices = session.t5().choices(&["həˈloʊ".into(), "ˈwɝld".into()])?;
+    /// let custom = Custom::new().choices(&choices);
+    /// let answers = session.generate_batch_with(&["hello".into(), "world".into()], &Generate::default(), &custom)?;
+    /// assert_eq!(answers[1].sequences[0].chosen.map(|chosen| chosen.index), Some(1));
+    /// # }
+    /// # Ok::<_, tiny_t5::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`T5::generate`].
@@ -124,7 +168,7 @@ impl Session {
         custom: &Custom<'_>,
     ) -> Result<Vec<Generated>> {
         let mut all = Vec::new();
-        self.desk.generate(&self.t5, sources, options, Some(custom), &mut all)?;
+        self.desk.generate(&self.t5, sources, options, custom, &mut all)?;
         Ok(all)
     }
 
@@ -142,10 +186,21 @@ impl Session {
     /// # Errors
     /// As [`T5::stream`].
     pub fn stream<'a>(&mut self, source: impl Into<Source<'a>>, options: &Generate) -> Result<Stream<'_>> {
-        Stream::new(&self.t5, Some(&mut self.desk), source.into(), options, None)
+        Stream::new(&self.t5, Some(&mut self.desk), source.into(), options, &NO_RULES)
     }
 
     /// As [`T5::stream_with`]. The session is free again when the stream is dropped.
+    ///
+    /// ```
+    /// # #[cfg(feature = "embedded")] {
+    /// use tiny_t5::{Custom, Generate, Load, T5};
+    ///
+    /// let mut session = T5::embedded(&Load::default())?.session();
+    /// let custom = Custom::new().stopping_criteria(|context| context.new_ids().len() == 3);
+    /// assert_eq!(session.stream_with("photosynthesis", &Generate::default(), &custom)?.count(), 3);
+    /// # }
+    /// # Ok::<_, tiny_t5::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`T5::stream`].
@@ -155,10 +210,20 @@ impl Session {
         options: &Generate,
         custom: &'m Custom<'m>,
     ) -> Result<Stream<'m>> {
-        Stream::new(&self.t5, Some(&mut self.desk), source.into(), options, Some(custom))
+        Stream::new(&self.t5, Some(&mut self.desk), source.into(), options, custom)
     }
 
     /// As [`T5::score`].
+    ///
+    /// ```
+    /// # #[cfg(feature = "embedded")] {
+    /// use tiny_t5::{Load, T5};
+    ///
+    /// let mut session = T5::embedded(&Load::default())?.session();
+    /// assert!(session.score("hello", "həˈloʊ")?.loss < session.score("hello", "ˈwɝld")?.loss);
+    /// # }
+    /// # Ok::<_, tiny_t5::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`T5::score`].
@@ -168,6 +233,17 @@ impl Session {
 
     /// As [`T5::logits`].
     ///
+    /// ```
+    /// # #[cfg(feature = "embedded")] {
+    /// use tiny_t5::{Load, T5};
+    ///
+    /// let mut session = T5::embedded(&Load::default())?.session();
+    /// let logits = session.logits("hello", "həˈloʊ")?;
+    /// assert_eq!(logits.values.len() % logits.vocab_size, 0); // a row for each id of the target
+    /// # }
+    /// # Ok::<_, tiny_t5::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`T5::score`].
     pub fn logits<'a>(&mut self, source: impl Into<Source<'a>>, target: impl Into<Source<'a>>) -> Result<Logits> {
@@ -175,6 +251,17 @@ impl Session {
     }
 
     /// As [`T5::embed`].
+    ///
+    /// ```
+    /// # #[cfg(feature = "embedded")] {
+    /// use tiny_t5::{Load, T5};
+    ///
+    /// let mut session = T5::embedded(&Load::default())?.session();
+    /// let vector = session.embed("hello")?;
+    /// assert_eq!(vector.len(), session.t5().config().d_model);
+    /// # }
+    /// # Ok::<_, tiny_t5::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`T5::embed_batch`].
@@ -189,6 +276,17 @@ impl Session {
 
     /// As [`T5::embed_batch`].
     ///
+    /// ```
+    /// # #[cfg(feature = "embedded")] {
+    /// use tiny_t5::{Load, T5};
+    ///
+    /// let mut session = T5::embedded(&Load::default())?.session();
+    /// let vectors = session.embed_batch(&["hello".into(), "world".into()])?;
+    /// assert_eq!(vectors[1], session.embed("world")?);
+    /// # }
+    /// # Ok::<_, tiny_t5::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`T5::embed_batch`].
     pub fn embed_batch(&mut self, sources: &[Source<'_>]) -> Result<Vec<Vec<f32>>> {
@@ -199,6 +297,17 @@ impl Session {
 
     /// As [`T5::classify`].
     ///
+    /// ```
+    /// use tiny_t5::{Classification, T5};
+    ///
+    /// # let t5 = T5::random(r#"{"model_type": "t5", "architectures": ["T5ForSequenceClassification"], "num_layers": 1,
+    /// #     "d_model": 16, "d_ff": 16, "num_heads": 1, "d_kv": 16, "vocab_size": 64, "eos_token_id": 1,
+    /// #     "id2label": {"0": "bad", "1": "good"}}"#, 1, &tiny_t5::Load::default())?;
+    /// let mut session = t5.session(); // `t5` is a fine-tune with a head
+    /// assert!(matches!(session.classify(&[20, 31, 1])?, Classification::Sequence { logits, .. } if logits.len() == 2));
+    /// # Ok::<_, tiny_t5::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`T5::classify`].
     pub fn classify<'a>(&mut self, source: impl Into<Source<'a>>) -> Result<Classification> {
@@ -207,6 +316,17 @@ impl Session {
 
     /// As [`T5::answer_probability`].
     ///
+    /// ```
+    /// # #[cfg(feature = "embedded")] {
+    /// use tiny_t5::{Load, T5};
+    ///
+    /// let mut session = T5::embedded(&Load::default())?.session();
+    /// let (f, p) = (session.t5().answer_token("f")?, session.t5().answer_token("p")?);
+    /// assert!(session.answer_probability(&["photography".into()], f, p)?[0] > 0.9);
+    /// # }
+    /// # Ok::<_, tiny_t5::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`T5::answer_probability`].
     pub fn answer_probability(&mut self, sources: &[Source<'_>], answer: u32, against: u32) -> Result<Vec<f32>> {
@@ -214,6 +334,17 @@ impl Session {
     }
 
     /// As [`T5::encode`].
+    ///
+    /// ```
+    /// # #[cfg(feature = "embedded")] {
+    /// use tiny_t5::{Load, T5};
+    ///
+    /// let mut session = T5::embedded(&Load::default())?.session();
+    /// let encoding = session.encode("hello")?;
+    /// assert_eq!(encoding.hidden.len(), encoding.input_ids.len() * encoding.d_model);
+    /// # }
+    /// # Ok::<_, tiny_t5::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`T5::encode`].
@@ -227,6 +358,17 @@ impl Session {
     }
 
     /// As [`T5::encode_batch`].
+    ///
+    /// ```
+    /// # #[cfg(feature = "embedded")] {
+    /// use tiny_t5::{Load, T5};
+    ///
+    /// let mut session = T5::embedded(&Load::default())?.session();
+    /// let encodings = session.encode_batch(&["hello".into(), "world".into()])?;
+    /// assert_eq!(encodings[1], session.encode("world")?);
+    /// # }
+    /// # Ok::<_, tiny_t5::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`T5::encode`].

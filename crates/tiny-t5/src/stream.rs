@@ -1,8 +1,8 @@
 //! Tokens as they come.
 
-use crate::desk::{Desk, Held};
+use crate::desk::{Desk, Kept};
 use crate::error::{Error, Result};
-use crate::generate::{Custom, Finish, Search, Strategy, TokenLogprob};
+use crate::generate::{Custom, Finish, NO_RULES, Search, Strategy, TokenLogprob};
 use crate::kv_cache::KvCache;
 use crate::lm_head::LmHead;
 use crate::options::Generate;
@@ -32,7 +32,8 @@ pub struct Stream<'a> {
     t5: &'a T5,
     parts: (&'a Stack, &'a LmHead),
     /// None when the stream is dropped.
-    settings: Option<Held<'a>>,
+    settings: Option<Box<Kept>>,
+    custom: &'a Custom<'a>,
     /// Goes back to its place when the stream is dropped.
     desk: Desk,
     /// The session that the desk is of; none where it is one of the model's.
@@ -42,7 +43,7 @@ pub struct Stream<'a> {
     text: Option<TextStream<'a>>,
     /// Ids that were handed out.
     given: Vec<u32>,
-    /// The decoder's cache of `given`, for their log-probabilities.
+    /// The decoder's caches of `given`, for their log-probabilities.
     followed: Vec<KvCache>,
     begun: Instant,
     done: bool,
@@ -69,7 +70,7 @@ impl T5 {
     /// # Errors
     /// As [`T5::generate`]; and where more than one sequence is asked for.
     pub fn stream<'a>(&self, source: impl Into<Source<'a>>, options: &Generate) -> Result<Stream<'_>> {
-        Stream::new(self, None, source.into(), options, None)
+        Stream::new(self, None, source.into(), options, &NO_RULES)
     }
 
     /// [`T5::stream`] with rules of the caller's own: see [`Custom`].
@@ -93,7 +94,7 @@ impl T5 {
         options: &Generate,
         custom: &'m Custom<'m>,
     ) -> Result<Stream<'m>> {
-        Stream::new(self, None, source.into(), options, Some(custom))
+        Stream::new(self, None, source.into(), options, custom)
     }
 }
 
@@ -103,7 +104,7 @@ impl<'a> Stream<'a> {
         session: Option<&'a mut Desk>,
         source: Source<'_>,
         options: &Generate,
-        custom: Option<&'a Custom<'a>>,
+        custom: &'a Custom<'a>,
     ) -> Result<Stream<'a>> {
         let parts = t5.generator("stream")?;
         let mut session = session;
@@ -112,8 +113,9 @@ impl<'a> Stream<'a> {
             None => t5.desks().pop().unwrap_or_default(),
         };
         let (mut ids, given) = (std::mem::take(&mut desk.source), std::mem::take(&mut desk.given));
+        let followed = std::mem::take(&mut desk.followed);
         let checked = desk.settings(t5, options, custom).and_then(|settings| {
-            let found = settings.get().num_return_sequences;
+            let found = settings.settings.num_return_sequences;
             match found {
                 1 => t5.ids_into("source", source, &mut ids).map(|()| settings),
                 _ => Err(Error::option("num_return_sequences", found, "1: a stream is of one sequence")),
@@ -127,13 +129,14 @@ impl<'a> Stream<'a> {
             t5,
             parts,
             settings,
+            custom,
             desk,
             session,
             source: ids,
             strategy: None,
             text: t5.tokenizer().map(Tokenizer::stream),
             given,
-            followed: Vec::new(),
+            followed,
             begun: Instant::now(),
             done: false,
         };
@@ -148,12 +151,12 @@ impl<'a> Stream<'a> {
     }
 
     fn step(&mut self, desk: &mut Desk) -> Result<Step> {
-        let settings = self.settings.as_ref().expect("a stream that began has settings").get();
+        let settings = &self.settings.as_ref().expect("a stream that began has settings").settings;
         let (decoder, head) = self.parts;
         let parts = (self.t5.model(), decoder, head);
         let (exec, state) = desk.exec_and_state(self.t5);
-        let number = [settings.custom.index(0)];
-        let mut search = Search::new(parts, exec, settings, state, &number, self.begun);
+        let number = [self.custom.index(0)];
+        let mut search = Search::new(parts, exec, (settings, self.custom), state, &number, self.begun);
         let mut strategy = self.strategy.take().unwrap_or_else(|| search.start(&[&self.source]));
         search.step(&mut *strategy)?;
         let mut finish = None;
@@ -217,6 +220,7 @@ impl Drop for Stream<'_> {
         }
         (desk.source, desk.given) = (std::mem::take(&mut self.source), std::mem::take(&mut self.given));
         desk.given.clear();
+        desk.followed = std::mem::take(&mut self.followed);
         match &mut self.session {
             Some(home) => **home = desk,
             None => self.t5.desks().push(desk),

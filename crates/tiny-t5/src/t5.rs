@@ -4,7 +4,7 @@ use crate::cache::Cache;
 use crate::decoder::DecoderState;
 use crate::desk::Desk;
 use crate::error::{Error, Result, one_line};
-use crate::generate::{Chosen, Custom, Finish, Settings, State, Timings, TokenLogprob};
+use crate::generate::{Chosen, Closed, Custom, Finish, NO_RULES, Settings, State, Timings, TokenLogprob};
 use crate::lm_head::LmHead;
 use crate::model::{Head, Model};
 use crate::options::{Generate, Load};
@@ -430,7 +430,7 @@ impl T5 {
     /// As [`T5::generate`].
     pub fn generate_batch(&self, sources: &[Source<'_>], options: &Generate) -> Result<Vec<Generated>> {
         let mut all = Vec::new();
-        self.at_desk(|desk| desk.generate(self, sources, options, None, &mut all))?;
+        self.at_desk(|desk| desk.generate(self, sources, options, &NO_RULES, &mut all))?;
         Ok(all)
     }
 
@@ -458,19 +458,19 @@ impl T5 {
         custom: &Custom<'_>,
     ) -> Result<Vec<Generated>> {
         let mut all = Vec::new();
-        self.at_desk(|desk| desk.generate(self, sources, options, Some(custom), &mut all))?;
+        self.at_desk(|desk| desk.generate(self, sources, options, custom, &mut all))?;
         Ok(all)
     }
 
     /// What a search runs with.
-    pub(crate) fn settings<'a>(&self, options: &Generate, custom: &'a Custom<'a>) -> Result<Settings<'a>> {
+    pub(crate) fn settings(&self, options: &Generate, closed: Option<Closed>) -> Result<Settings> {
         let (config, defaults) = (self.config(), &self.inner.defaults);
         let Some(text) = options.decoder_prefix.as_ref().or(defaults.decoder_prefix.as_ref()) else {
-            return Settings::new(options, defaults, custom, config);
+            return Settings::new(options, defaults, closed, config);
         };
         let mut options = options.or(defaults);
         options.decoder_input_ids.get_or_insert_default().extend(self.need_tokenizer()?.encode_plain(text)?);
-        Settings::new(&options, defaults, custom, config)
+        Settings::new(&options, defaults, closed, config)
     }
 
     /// The decoder and the output matrix, for the calls that need them.

@@ -8,7 +8,7 @@
 //! Source: transformers, `GenerationMixin._beam_search`.
 
 use super::processors::Context;
-use super::rows::Sources;
+use super::rows::Texts;
 use super::{Finish, Found, Search, Spare, Strategy};
 use crate::error::Result;
 use crate::options::EarlyStopping;
@@ -41,7 +41,7 @@ struct Source {
 
 /// The beams of all sources.
 pub(crate) struct Beams {
-    texts: Sources,
+    texts: Texts,
     /// Those of the call, and perhaps of an earlier one behind them.
     sources: Vec<Source>,
     generated: usize,
@@ -131,7 +131,7 @@ impl Beams {
         }
         lists.room = settings.prompt.len() + settings.max_new_tokens.min(super::RESERVE);
         // Where there may be fewer ways on than beams, those that do not count would take part in the end.
-        let running = if settings.custom.constrains() { 1 } else { beams };
+        let running = if search.custom.constrains() { 1 } else { beams };
         for (index, source) in all.iter_mut().enumerate().take(sources.len()) {
             (source.index, source.live) = (index, true);
             source.running.reserve(beams);
@@ -180,7 +180,7 @@ impl Strategy for Beams {
             if source.finished.is_empty() {
                 let Beam { ids, score, .. } = &source.running[0];
                 let ids = self.buffers.lists.take(&ids[1..], None);
-                source.finished.push(Found { ids, score: Some(*score), finish: Finish::Stopped });
+                source.finished.push(Found::new(ids, Some(*score), Finish::Stopped));
             }
         }
     }
@@ -192,9 +192,9 @@ impl Strategy for Beams {
     fn found(&mut self, found: &mut [Vec<Found>]) {
         let lists = &mut self.buffers.lists;
         for (found, source) in found.iter_mut().zip(&mut self.sources) {
-            for (place, Found { ids, score, finish }) in source.finished.drain(..).enumerate() {
+            for (place, Found { ids, score, finish, .. }) in source.finished.drain(..).enumerate() {
                 if place < self.returned {
-                    found.push(Found { ids: ids.clone(), score, finish });
+                    found.push(Found::new(ids.clone(), score, finish));
                 }
                 lists.give(ids);
             }
@@ -219,15 +219,14 @@ fn best_candidates(search: &mut Search<'_>, source: &Source, text: &[u32], first
     candidates.clear();
     // What the worst of a full list scores.
     let mut least = f32::NEG_INFINITY;
-    let constrained = settings.custom.constrains();
+    let constrained = search.custom.constrains();
+    let rules = search.rules();
     for (beam, Beam { ids, score, .. }) in source.running.iter().enumerate() {
         let context = context(search, source, text, ids);
         let mut logits = search.last_logits();
         let scores = logits.row(first + beam);
         log_softmax_row(isa, scores);
-        for processor in &settings.processors {
-            processor.process(&context, scores);
-        }
+        rules.process(&context, scores);
         // A list of the best so far; once it is long, it is cut, and what could not get in is passed over.
         block_maxima(isa, scores, maxima);
         for (block, (scores, max)) in scores.chunks(BLOCK).zip(maxima.iter()).enumerate() {
@@ -283,7 +282,7 @@ impl Source {
             let score = c.score / penalty;
             let place = self.finished.partition_point(|f| f.score.is_some_and(|s| s >= score));
             let ids = lists.take(&self.running[c.beam].ids[1..], Some(c.id));
-            self.finished.insert(place, Found { ids, score: Some(score), finish });
+            self.finished.insert(place, Found::new(ids, Some(score), finish));
             self.finished.drain(beams.min(self.finished.len())..).for_each(|worst| lists.give(worst.ids));
         }
         if at_limit {
@@ -328,11 +327,11 @@ impl Source {
             ids.clear();
             ids.extend_from_slice(&self.running[candidate.beam].ids);
             ids.push(candidate.id);
-            settings.custom.stops(&context(search, self, text, ids))
+            search.custom.stops(&context(search, self, text, ids))
         };
         if settings.eos.contains(&candidate.id) {
             Some(Finish::Eos)
-        } else if settings.custom.may_stop() && stops() {
+        } else if search.custom.may_stop() && stops() {
             Some(Finish::Stopped)
         } else {
             at_limit.then_some(Finish::Length)

@@ -8,8 +8,9 @@
 //! which a walk that takes the best token at every step may miss.
 
 use super::custom::keep;
-use super::processors::{Context, Processor};
-use super::{Finish, Found, Search, Settings, Strategy};
+use super::processors::Context;
+use super::rows::Texts;
+use super::{Finish, Found, Search, Settings, Spare, Strategy};
 use crate::error::{Error, Result};
 use crate::t5::{Source, T5};
 use tiny_t5_kernels::log_softmax_row;
@@ -23,6 +24,16 @@ pub struct Choices {
     /// Sorted, each closed with an end token, with its place in the list given.
     all: Vec<(Vec<u32>, usize)>,
     eos: u32,
+}
+
+/// A list of choices from outside.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) struct Closed {
+    /// The token that closes each.
+    pub(super) eos: u32,
+    /// Tokens of the longest, its end token included.
+    pub(super) longest: usize,
+    pub(super) count: usize,
 }
 
 /// Which of the choices a sequence is.
@@ -100,14 +111,10 @@ impl Choices {
         self.all.len()
     }
 
-    /// The token that closes each.
-    pub(super) fn eos(&self) -> u32 {
-        self.eos
-    }
-
-    /// Tokens of the longest, its end token included.
-    pub(super) fn longest(&self) -> usize {
-        self.all.iter().map(|(ids, _)| ids.len()).max().unwrap_or(0)
+    /// What the settings of a call depend on.
+    pub(crate) fn closed(&self) -> Closed {
+        let longest = self.all.iter().map(|(ids, _)| ids.len()).max().unwrap_or(0);
+        Closed { eos: self.eos, longest, count: self.all.len() }
     }
 
     /// The ids that may follow, ascending: those of the choices that begin with `ids`.
@@ -122,10 +129,9 @@ impl Choices {
             Some(next)
         })
     }
-}
 
-impl Processor for &Choices {
-    fn process(&self, context: &Context<'_>, scores: &mut [f32]) {
+    /// Forbids all that may not follow.
+    pub(super) fn keep(&self, context: &Context<'_>, scores: &mut [f32]) {
         let ids = context.new_ids();
         keep(self.after(ids), scores);
         // Nothing else may come, so what the other rules make of these cannot be obeyed.
@@ -133,105 +139,155 @@ impl Processor for &Choices {
             self.after(ids).for_each(|id| scores[id as usize] = 0.0);
         }
     }
+}
 
-    fn touches(&self, _: &Context<'_>, _: &mut Vec<u32>) -> bool {
-        false
+/// Of each source, of each choice in the order of [`Choices`]: the sum of its log-probabilities.
+#[derive(Default)]
+pub(super) struct Sums {
+    all: Vec<f32>,
+    choices: usize,
+    /// They are of this search.
+    valid: bool,
+}
+
+impl Sums {
+    pub(super) fn forget(&mut self) {
+        self.valid = false;
+    }
+
+    /// One list a source.
+    fn of_sources(&self) -> impl Iterator<Item = &[f32]> {
+        self.all.chunks_exact(self.choices)
     }
 }
 
-/// The choices of a source: for each, in the order of [`Choices`], the sum of its log-probabilities.
-fn sums(search: &mut Search<'_>, choices: &Choices, sources: &[&[u32]]) -> Result<Vec<Vec<f32>>> {
+/// The sums of these sources; to be given back to the state.
+fn sums<'s>(
+    search: &mut Search<'_>,
+    choices: &Choices,
+    source_of: impl Fn(usize) -> &'s [u32],
+    sources: usize,
+) -> Result<Sums> {
+    let mut sums = std::mem::take(&mut search.state.sums);
+    if sums.valid {
+        return Ok(sums);
+    }
     let (settings, isa, numbers) = (search.settings, search.exec.isa, search.numbers);
-    let prompt = settings.prompt.len();
-    let whole: Vec<Vec<u32>> = choices.all.iter().map(|(ids, _)| [&settings.prompt[..], ids].concat()).collect();
-    let known: Vec<(usize, &[u32])> =
-        (0..sources.len()).flat_map(|source| whole.iter().map(move |ids| (source, &ids[1..]))).collect();
-    let mut sums = vec![vec![0f32; whole.len()]; sources.len()];
-    search.known(&known, 0, |sequence, position, scores| {
-        let (source, choice) = (sequence / whole.len(), sequence % whole.len());
-        let ids = &whole[choice][..=position];
+    let (rules, prompt, count) = (search.rules(), settings.prompt.len(), choices.all.len());
+    let mut whole = std::mem::take(&mut search.state.known.texts);
+    whole.clear();
+    choices.all.iter().for_each(|(ids, _)| whole.push(&[&settings.prompt, ids]));
+    sums.all.clear();
+    sums.all.resize(sources * count, 0.0);
+    (sums.choices, sums.valid) = (count, true);
+    let known = |sequence| (sequence / count, &whole.get(sequence % count)[1..]);
+    search.known(sources * count, known, (0, 0), |sequence, position, scores| {
+        let (source, whole) = (sequence / count, whole.get(sequence % count));
+        let ids = &whole[..=position];
         if ids.len() < prompt {
             return;
         }
         log_softmax_row(isa, scores);
-        let context = Context { ids, prompt, source: sources[source], index: numbers[source] };
-        settings.processors.iter().for_each(|processor| processor.process(&context, scores));
-        sums[source][choice] += scores[whole[choice][position + 1] as usize];
+        let context = Context { ids, prompt, source: source_of(source), index: numbers[source] };
+        rules.process(&context, scores);
+        sums.all[sequence] += scores[whole[position + 1] as usize];
     })?;
+    search.state.known.texts = whole;
     Ok(sums)
 }
 
-/// Probabilities from sums of log-probabilities.
-fn probabilities(sums: &[f32]) -> Vec<f32> {
-    let most = sums.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    if !most.is_finite() {
-        return vec![1.0 / sums.len() as f32; sums.len()];
-    }
-    let shares: Vec<f64> = sums.iter().map(|sum| f64::from(sum - most).exp()).collect();
-    let all: f64 = shares.iter().sum();
-    shares.iter().map(|share| (share / all) as f32).collect()
+/// What probabilities are shares of: the exponentials of all sums of log-probabilities.
+struct Whole {
+    /// Of how many.
+    count: usize,
+    most: f32,
+    all: f64,
 }
 
-/// Which of the choices each sequence of each source is; none where something else ended it.
-pub(super) fn chosen(
+impl Whole {
+    fn of(sums: &[f32]) -> Whole {
+        let most = sums.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let all = sums.iter().map(|sum| f64::from(sum - most).exp()).sum();
+        Whole { count: sums.len(), most, all }
+    }
+
+    /// The probability of one of them.
+    fn share(&self, sum: f32) -> f32 {
+        if !self.most.is_finite() {
+            return 1.0 / self.count as f32;
+        }
+        (f64::from(sum - self.most).exp() / self.all) as f32
+    }
+}
+
+/// Adds which of the choices each sequence of each source is; none where something else ended it.
+pub(super) fn add_chosen(
     search: &mut Search<'_>,
     choices: &Choices,
     sources: &[&[u32]],
-    found: &[Vec<Found>],
-) -> Result<Vec<Vec<Option<Chosen>>>> {
+    found: &mut [Vec<Found>],
+) -> Result<()> {
     let prefix = search.settings.prompt.len() - 1;
-    let sums = match search.state.sums.take() {
-        Some(sums) => sums,
-        None => sums(search, choices, sources)?,
-    };
-    let of_source = |(sums, found): (&Vec<f32>, &Vec<Found>)| {
-        let probabilities = probabilities(sums);
-        let of_sequence = |found: &Found| {
-            let i = choices.all.binary_search_by(|(ids, _)| ids.as_slice().cmp(&found.ids[prefix..])).ok()?;
-            Some(Chosen { index: choices.all[i].1, probability: probabilities[i] })
-        };
-        found.iter().map(of_sequence).collect()
-    };
-    Ok(sums.iter().zip(found).map(of_source).collect())
+    let sums = sums(search, choices, |source| sources[source], sources.len())?;
+    for (sums, found) in sums.of_sources().zip(found) {
+        let whole = Whole::of(sums);
+        for found in found {
+            let ids = &found.ids[prefix.min(found.ids.len())..];
+            let place = choices.all.binary_search_by(|(choice, _)| choice.as_slice().cmp(ids));
+            found.chosen = place.ok().map(|i| Chosen { index: choices.all[i].1, probability: whole.share(sums[i]) });
+        }
+    }
+    search.state.sums = sums;
+    Ok(())
 }
 
 /// All choices, the most probable first: a search of one step.
+#[derive(Default)]
 pub(super) struct Ranking {
-    sources: Vec<Vec<u32>>,
-    found: Vec<Vec<Found>>,
+    sources: Texts,
+    /// With the source.
+    found: Vec<(usize, Found)>,
+    order: Vec<usize>,
+    done: bool,
 }
 
 impl Ranking {
-    pub(super) fn new(sources: &[&[u32]]) -> Ranking {
-        Ranking { sources: sources.iter().map(|ids| ids.to_vec()).collect(), found: Vec::new() }
+    /// On the memory of an earlier one.
+    pub(super) fn start(search: &mut Search<'_>, sources: &[&[u32]]) -> Box<Ranking> {
+        let mut this = search.state.spare.ranking.take().unwrap_or_default();
+        this.sources.set(sources);
+        this.found.clear();
+        this.done = false;
+        this
     }
 }
 
 impl Strategy for Ranking {
     fn step(&mut self, search: &mut Search<'_>) -> Result<()> {
-        let Settings { prompt, length_penalty, num_return_sequences, custom, .. } = search.settings;
-        let Some(choices) = custom.chosen_from() else { return Ok(()) };
-        let sources: Vec<&[u32]> = self.sources.iter().map(Vec::as_slice).collect();
-        let all = sums(search, choices, &sources)?;
-        for sums in &all {
-            let mut order: Vec<usize> = (0..sums.len()).collect();
+        let Settings { prompt, length_penalty, num_return_sequences, .. } = search.settings;
+        let Some(choices) = search.custom.chosen_from() else { return Ok(()) };
+        let Ranking { sources, found, order, done } = self;
+        let sums = sums(search, choices, |source| sources.get(source), sources.len())?;
+        for (source, sums) in sums.of_sources().enumerate() {
+            order.clear();
+            order.extend(0..sums.len());
             // Of equals the one that was given first.
-            order.sort_by(|a, b| sums[*b].total_cmp(&sums[*a]).then(choices.all[*a].1.cmp(&choices.all[*b].1)));
-            order.truncate(*num_return_sequences);
-            let found = |i: usize| {
-                let ids = &choices.all[i].0;
+            order
+                .sort_unstable_by(|a, b| sums[*b].total_cmp(&sums[*a]).then(choices.all[*a].1.cmp(&choices.all[*b].1)));
+            for i in order.iter().take(*num_return_sequences) {
+                let ids = &choices.all[*i].0;
                 let penalty = (ids.len() as f64).powf(*length_penalty) as f32;
                 let ids = [&prompt[1..], ids].concat();
-                Found { ids, score: Some(sums[i] / penalty), finish: Finish::Eos }
-            };
-            self.found.push(order.into_iter().map(found).collect());
+                found.push((source, Found::new(ids, Some(sums[*i] / penalty), Finish::Eos)));
+            }
         }
-        search.state.sums = Some(all);
+        search.state.sums = sums;
+        *done = true;
         Ok(())
     }
 
     fn is_done(&self) -> bool {
-        !self.found.is_empty()
+        self.done
     }
 
     fn stop(&mut self) {}
@@ -241,7 +297,11 @@ impl Strategy for Ranking {
     }
 
     fn found(&mut self, found: &mut [Vec<Found>]) {
-        found.iter_mut().zip(&mut self.found).for_each(|(all, own)| all.append(own));
+        self.found.drain(..).for_each(|(source, one)| found[source].push(one));
+    }
+
+    fn put_back(self: Box<Self>, spare: &mut Spare) {
+        spare.ranking = Some(self);
     }
 }
 
@@ -263,11 +323,15 @@ mod tests {
         assert_eq!(after(&[5, 1]), [0u32; 0]);
         assert_eq!(after(&[4]), [0u32; 0]);
         assert_eq!(after(&[10]), [0u32; 0]);
-        assert_eq!(choices.longest(), 4);
+        assert_eq!(choices.closed().longest, 4);
     }
 
     #[test]
     fn probabilities_are_shares_of_their_sum() {
+        let probabilities = |sums: &[f32]| {
+            let whole = Whole::of(sums);
+            sums.iter().map(|sum| whole.share(*sum)).collect::<Vec<_>>()
+        };
         let p = probabilities(&[-1000.0, -1001.0, f32::NEG_INFINITY]);
         assert!((p[0] - 0.731_058_6).abs() < 1e-6 && (p[0] + p[1] - 1.0).abs() < 1e-6 && p[2] == 0.0, "{p:?}");
         assert_eq!(probabilities(&[f32::NEG_INFINITY; 4]), [0.25; 4]);

@@ -2,9 +2,8 @@
 //! `stopping_criteria` and `prefix_allowed_tokens_fn`, as closures.
 
 use super::choices::Choices;
-use super::processors::{Context, Processor};
-use crate::error::{Error, Result};
-use std::sync::OnceLock;
+use super::processors::{Context, Failure};
+use crate::error::Error;
 
 type LogitsProcessor<'a> = dyn Fn(&Context<'_>, &mut [f32]) + Send + Sync + 'a;
 type StoppingCriteria<'a> = dyn Fn(&Context<'_>) -> bool + Send + Sync + 'a;
@@ -36,6 +35,9 @@ pub struct Custom<'a> {
     choices: Option<&'a Choices>,
     first_index: usize,
 }
+
+/// Of calls without rules.
+pub(crate) static NO_RULES: Custom<'static> = Custom::new();
 
 impl<'a> Custom<'a> {
     /// No rule.
@@ -126,20 +128,36 @@ impl<'a> Custom<'a> {
         !self.stopping_criteria.is_empty()
     }
 
-    /// The processor that stands where transformers has `prefix_allowed_tokens_fn`.
-    pub(crate) fn allowed(&self) -> Option<Box<dyn Processor + '_>> {
-        let allowed = self.prefix_allowed_tokens.as_deref()?;
-        Some(Box::new(Allowed { allowed, failure: OnceLock::new() }))
+    /// Some rule changes scores, and may change all of them.
+    pub(crate) fn changes_scores(&self) -> bool {
+        !self.logits_processors.is_empty() || self.constrains()
     }
 
-    /// The processors that stand behind all built-in ones but the last normalisation.
-    pub(crate) fn last(&self, num_beams: usize) -> impl Iterator<Item = Box<dyn Processor + '_>> {
-        let own = self.logits_processors.iter().map(|change| Box::new(Own(&**change)) as Box<dyn Processor>);
+    /// What stands where transformers has `prefix_allowed_tokens_fn`. A list that is none is told at the end of the step.
+    pub(crate) fn allow(&self, context: &Context<'_>, scores: &mut [f32], failure: &Failure) {
+        let Some(allowed) = &self.prefix_allowed_tokens else { return };
+        let mut allowed = allowed(context);
+        allowed.sort_unstable();
+        let vocab_size = scores.len();
+        let [found, expected] = match allowed.iter().find(|id| **id as usize >= vocab_size) {
+            Some(id) => [id.to_string(), format!("ids below vocab_size, {vocab_size}")],
+            None if allowed.is_empty() => ["an empty list".into(), "at least one id".into()],
+            None => return keep(allowed.into_iter(), scores),
+        };
+        failure.set(|| Error::option(PREFIX, found, expected));
+    }
+
+    /// What stands behind all built-in processors but the last normalisation. Where one sequence is `alone`, without beams, it
+    /// must have a way on.
+    pub(crate) fn change(&self, context: &Context<'_>, scores: &mut [f32], alone: bool, failure: &Failure) {
+        self.logits_processors.iter().for_each(|change| change(context, scores));
         // A beam without a way on dies, and others live; a row alone has to go on.
-        let left = self.prefix_allowed_tokens.is_some() && num_beams == 1;
-        let left = left.then(|| Box::new(AnyLeft(OnceLock::new())) as Box<dyn Processor>);
-        let choices = self.choices.map(|choices| Box::new(choices) as Box<dyn Processor>);
-        own.chain(left).chain(choices)
+        if alone && self.prefix_allowed_tokens.is_some() && scores.iter().all(|score| *score == f32::NEG_INFINITY) {
+            failure.set(no_way_on);
+        }
+        if let Some(choices) = self.choices {
+            choices.keep(context, scores);
+        }
     }
 }
 
@@ -161,75 +179,12 @@ impl std::fmt::Debug for Custom<'_> {
     }
 }
 
-struct Own<'a>(&'a LogitsProcessor<'a>);
-
-impl Processor for Own<'_> {
-    fn process(&self, context: &Context<'_>, scores: &mut [f32]) {
-        (self.0)(context, scores);
-    }
-
-    fn touches(&self, _: &Context<'_>, _: &mut Vec<u32>) -> bool {
-        false
-    }
-}
-
 /// What beam search says where every beam is at an end that none may take.
 pub(super) fn no_way_on() -> Error {
     Error::option(PREFIX, "no id that the other rules allow as well", "at least one")
 }
 
 const PREFIX: &str = "prefix_allowed_tokens";
-
-struct Allowed<'a> {
-    allowed: &'a PrefixAllowedTokens<'a>,
-    /// What was wrong with a list, and what was expected.
-    failure: OnceLock<[String; 2]>,
-}
-
-impl Processor for Allowed<'_> {
-    fn process(&self, context: &Context<'_>, scores: &mut [f32]) {
-        let mut allowed = (self.allowed)(context);
-        allowed.sort_unstable();
-        let vocab_size = scores.len();
-        let failure = match allowed.iter().find(|id| **id as usize >= vocab_size) {
-            Some(id) => [id.to_string(), format!("ids below vocab_size, {vocab_size}")],
-            None if allowed.is_empty() => ["an empty list".into(), "at least one id".into()],
-            None => return keep(allowed.into_iter(), scores),
-        };
-        // Told at the end of the step.
-        let _ = self.failure.set(failure);
-    }
-
-    fn touches(&self, _: &Context<'_>, _: &mut Vec<u32>) -> bool {
-        false
-    }
-
-    fn check(&self) -> Result<()> {
-        match self.failure.get() {
-            Some([found, expected]) => Err(Error::option(PREFIX, found, expected)),
-            None => Ok(()),
-        }
-    }
-}
-
-/// Notices where nothing may come.
-struct AnyLeft(OnceLock<()>);
-
-impl Processor for AnyLeft {
-    fn process(&self, _: &Context<'_>, scores: &mut [f32]) {
-        if scores.iter().all(|score| *score == f32::NEG_INFINITY) {
-            let _ = self.0.set(());
-        }
-    }
-
-    fn touches(&self, _: &Context<'_>, _: &mut Vec<u32>) -> bool {
-        false
-    }
-
-    fn check(&self) -> Result<()> {
-        self.0.get().map_or(Ok(()), |()| Err(no_way_on()))
-    }
-}
 
 /// Forbids all but some ids, which ascend.
 pub(super) fn keep(ids: impl Iterator<Item = u32>, scores: &mut [f32]) {

@@ -3,7 +3,7 @@
 //! A known sequence is decoded again, many positions at once. Since an output's bits depend on nothing but its own inputs,
 //! that gives exactly what the search's own steps would have, whatever the search was; and greedy search keeps its screen.
 
-use super::{Found, Search};
+use super::{Found, Known, RESERVE, Search};
 use crate::decoder::Feed;
 use crate::error::Result;
 use crate::kv_cache::KvCache;
@@ -26,49 +26,56 @@ pub struct TokenLogprob {
 }
 
 impl TokenLogprob {
-    fn of(isa: Isa, id: u32, logits: &[f32], top: usize) -> TokenLogprob {
+    /// `order` is a buffer.
+    fn of(isa: Isa, id: u32, logits: &[f32], top: usize, order: &mut Vec<u32>) -> TokenLogprob {
         let sum = log_sum_exp(isa, logits);
         let best_first = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
-        let mut ids: Vec<u32> = if top > 0 { (0..logits.len() as u32).collect() } else { Vec::new() };
-        if top < ids.len() && top > 0 {
-            ids.select_nth_unstable_by(top, best_first);
+        order.clear();
+        if top > 0 {
+            order.extend(0..logits.len() as u32);
         }
-        ids.truncate(top);
-        ids.sort_unstable_by(best_first);
+        if top < order.len() {
+            order.select_nth_unstable_by(top, best_first);
+        }
+        order.truncate(top);
+        order.sort_unstable_by(best_first);
         let logprob = |id: u32| logits[id as usize] - sum;
-        TokenLogprob { id, logprob: logprob(id), top_logprobs: ids.into_iter().map(|id| (id, logprob(id))).collect() }
+        let top_logprobs = order.iter().map(|id| (*id, logprob(*id))).collect();
+        TokenLogprob { id, logprob: logprob(id), top_logprobs }
     }
 }
 
 impl Search<'_> {
-    /// Decodes sequences that are known: each a source, and ids behind the start token. `each` gets the number of a sequence,
-    /// a position, and the logits [vocab_size] of its id there. Uses the caches of the search, which must have ended.
+    /// Decodes `count` sequences that are known, each a source, and ids behind the start token: `get` names them. `each` gets the
+    /// number of a sequence, a position, and the logits [vocab_size] of its id there, in their order. Uses the caches of the
+    /// search, which must have ended.
     ///
-    /// The first `done` positions of the first sequence are in its cache already.
-    pub(super) fn known(
+    /// The first `done` positions of the first sequence are in its cache already; a cache has `room` for as many from the start.
+    pub(super) fn known<'s>(
         &mut self,
-        sequences: &[(usize, &[u32])],
-        done: usize,
+        count: usize,
+        get: impl Fn(usize) -> (usize, &'s [u32]),
+        (done, room): (usize, usize),
         mut each: impl FnMut(usize, usize, &mut [f32]),
     ) -> Result<()> {
         let start = self.settings.prompt[0];
         let (layers, heads) = (self.decoder.blocks.len(), self.model.shape.heads);
         let caches = &mut self.state.decoder.caches;
-        if caches.len() < sequences.len().min(ROWS) {
-            caches.resize_with(sequences.len().min(ROWS), KvCache::default);
+        if caches.len() < count.min(ROWS) {
+            caches.resize_with(count.min(ROWS), KvCache::default);
         }
         // The sequence and the position to go on with.
         let (mut next, mut position) = (0, done);
-        let mut parts = Vec::new();
-        while next < sequences.len() {
+        let mut parts = std::mem::take(&mut self.state.known.parts);
+        while next < count {
             self.state.feeds.clear();
             self.state.ids.clear();
             parts.clear();
-            while next < sequences.len() && self.state.ids.len() < ROWS {
-                let (source, ids) = sequences[next];
+            while next < count && self.state.ids.len() < ROWS {
+                let (source, ids) = get(next);
                 let cache = next % ROWS; // a call has no more sequences than rows
                 if position == 0 {
-                    self.state.decoder.caches[cache].reset(layers, heads.heads, heads.d_kv, ids.len());
+                    self.state.decoder.caches[cache].reset(layers, heads.heads, heads.d_kv, ids.len().max(room));
                 }
                 let first = self.state.ids.len();
                 let end = ids.len().min(position + ROWS - first);
@@ -90,32 +97,48 @@ impl Search<'_> {
                 (*first..end).for_each(|row| each(*sequence, position + row - first, logits.row(row)));
             }
         }
+        self.state.known.parts = parts;
         Ok(())
     }
 
-    /// The log-probabilities of all sequences of all sources, one behind the other, where they are asked for. A sequence
-    /// without a score gets one: their sum over its length to the power of length_penalty, as in beam search.
-    pub(super) fn found_logprobs(&mut self, found: &mut [Vec<Found>]) -> Result<Vec<Vec<TokenLogprob>>> {
-        let Some(top) = self.settings.top_logprobs else { return Ok(Vec::new()) };
-        let of_source = |(source, found): (usize, &'_ _)| -> Vec<(usize, Vec<u32>)> {
-            let found: &Vec<Found> = found;
-            found.iter().map(|f| (source, f.ids.clone())).collect()
-        };
-        let owned: Vec<(usize, Vec<u32>)> = found.iter().enumerate().flat_map(of_source).collect();
-        let sequences: Vec<(usize, &[u32])> = owned.iter().map(|(source, ids)| (*source, &ids[..])).collect();
+    /// Adds the log-probabilities of all sequences of all sources, where they are asked for. A sequence without a score gets one:
+    /// their sum over its length to the power of length_penalty, as in beam search.
+    pub(super) fn add_logprobs(&mut self, found: &mut [Vec<Found>]) -> Result<()> {
+        let Some(top) = self.settings.top_logprobs else { return Ok(()) };
         let isa = self.exec.isa;
-        let mut all: Vec<Vec<TokenLogprob>> = sequences.iter().map(|(_, ids)| Vec::with_capacity(ids.len())).collect();
-        self.known(&sequences, 0, |sequence, position, logits| {
-            all[sequence].push(TokenLogprob::of(isa, sequences[sequence].1[position], logits, top));
+        let Known { mut texts, mut sources, mut order, parts } = std::mem::take(&mut self.state.known);
+        self.state.known.parts = parts;
+        texts.clear();
+        sources.clear();
+        for (source, found) in found.iter_mut().enumerate() {
+            for found in found {
+                texts.push(&[&found.ids]);
+                sources.push(source);
+                found.logprobs = Some(Vec::with_capacity(found.ids.len()));
+            }
+        }
+        // One sequence comes after the other.
+        let mut rest = found.iter_mut().flatten().enumerate();
+        let mut current = rest.next();
+        let get = |sequence: usize| (sources[sequence], texts.get(sequence));
+        self.known(texts.len(), get, (0, 0), |sequence, position, logits| {
+            while current.as_ref().is_some_and(|(number, _)| *number < sequence) {
+                current = rest.next();
+            }
+            if let Some((_, Found { ids, logprobs: Some(logprobs), .. })) = &mut current {
+                logprobs.push(TokenLogprob::of(isa, ids[position], logits, top, &mut order));
+            }
         })?;
         let given = self.settings.prompt.len() - 1;
-        for (found, logprobs) in found.iter_mut().flatten().zip(&all) {
-            let new = logprobs.get(given..).unwrap_or_default();
+        for found in found.iter_mut().flatten() {
+            let new = found.logprobs.as_ref().and_then(|all| all.get(given..)).unwrap_or_default();
             let sum = new.iter().fold(0.0, |sum, token| token.logprob + sum);
             let penalty = (new.len() as f64).powf(self.settings.length_penalty) as f32;
             found.score = found.score.or(Some(sum / penalty));
         }
-        Ok(all)
+        let parts = std::mem::take(&mut self.state.known.parts);
+        self.state.known = Known { texts, sources, order, parts };
+        Ok(())
     }
 
     /// The log-probabilities of `ids` behind `done` of them, while the search goes on: `caches` are not its own, and hold the
@@ -129,11 +152,19 @@ impl Search<'_> {
     ) -> Result<Vec<TokenLogprob>> {
         let isa = self.exec.isa;
         let mut new = Vec::with_capacity(ids.len() - done);
+        let mut order = std::mem::take(&mut self.state.known.order);
+        let room = self.settings.prompt.len() + self.settings.max_new_tokens.min(RESERVE);
         std::mem::swap(caches, &mut self.state.decoder.caches);
-        let result = self.known(&[(0, ids)], done, |_, position, logits| {
-            new.push(TokenLogprob::of(isa, ids[position], logits, top));
-        });
+        let result = self.known(
+            1,
+            |_| (0, ids),
+            (done, room),
+            |_, position, logits| {
+                new.push(TokenLogprob::of(isa, ids[position], logits, top, &mut order));
+            },
+        );
         std::mem::swap(caches, &mut self.state.decoder.caches);
+        self.state.known.order = order;
         result.map(|()| new)
     }
 }
@@ -146,13 +177,13 @@ mod tests {
     fn top_logprobs_are_the_best_and_of_equals_the_lower_ids() {
         let logits = [1.0, 3.0, 2.0, 3.0, f32::NEG_INFINITY, 0.0];
         for isa in Isa::available() {
-            let ids =
-                |top| TokenLogprob::of(isa, 5, &logits, top).top_logprobs.iter().map(|(id, _)| *id).collect::<Vec<_>>();
+            let of = |top| TokenLogprob::of(isa, 5, &logits, top, &mut Vec::new());
+            let ids = |top| of(top).top_logprobs.iter().map(|(id, _)| *id).collect::<Vec<_>>();
             assert_eq!(ids(0), [0u32; 0]);
             assert_eq!(ids(1), [1]);
             assert_eq!(ids(3), [1, 3, 2]);
             assert_eq!(ids(6), [1, 3, 2, 0, 5, 4]);
-            let of = TokenLogprob::of(isa, 5, &logits, 6);
+            let of = of(6);
             let sum: f32 = of.top_logprobs.iter().map(|(_, logprob)| logprob.exp()).sum();
             assert!((sum - 1.0).abs() < 1e-6 && of.logprob == of.top_logprobs[4].1);
         }

@@ -12,8 +12,10 @@ mod settings;
 mod speculate;
 mod warpers;
 
+pub(crate) use choices::Closed;
 pub use choices::{Choices, Chosen};
 pub use custom::Custom;
+pub(crate) use custom::NO_RULES;
 pub use logprobs::TokenLogprob;
 pub use processors::Context;
 pub(crate) use settings::{Settings, eos};
@@ -26,6 +28,8 @@ use crate::model::Model;
 use crate::options::{Dtype, Speculation};
 use crate::stack::{Exec, Scratch, Stack};
 use crate::weights::Packed;
+use processors::Rules;
+use rows::Texts;
 use speculate::Pace;
 use std::time::{Duration, Instant};
 use tiny_t5_kernels::padded;
@@ -59,6 +63,16 @@ pub(crate) struct Found {
     /// The beam's log-probability, divided by its length to the power of length_penalty.
     pub(crate) score: Option<f32>,
     pub(crate) finish: Finish,
+    /// Where they are asked for.
+    pub(crate) logprobs: Option<Vec<TokenLogprob>>,
+    /// Where there are choices.
+    pub(crate) chosen: Option<Chosen>,
+}
+
+impl Found {
+    fn new(ids: Vec<u32>, score: Option<f32>, finish: Finish) -> Found {
+        Found { ids, score, finish, logprobs: None, chosen: None }
+    }
 }
 
 /// Where the time of a call went, in milliseconds.
@@ -101,8 +115,8 @@ pub(crate) struct State {
     /// What stands between the stacks and an answer that is no token.
     pub(crate) vector: Vec<f32>,
     choice: Choice,
-    /// Of each source, of each choice, where the search itself computed them: the sum of its log-probabilities.
-    sums: Option<Vec<Vec<f32>>>,
+    known: Known,
+    sums: choices::Sums,
     warped: Warped,
     pub(crate) feeds: Vec<Feed>,
     pub(crate) ids: Vec<u32>,
@@ -122,6 +136,20 @@ pub(crate) struct Spare {
     rows: Option<Box<rows::Rows>>,
     beams: Option<Box<beam::Beams>>,
     speculation: Option<Box<speculate::Speculation>>,
+    ranking: Option<Box<choices::Ranking>>,
+}
+
+/// Buffers for sequences that are known.
+#[derive(Default)]
+struct Known {
+    /// Their ids.
+    texts: Texts,
+    /// The source of each.
+    sources: Vec<usize>,
+    /// What is decoded together: a sequence, its first position and the row of that.
+    parts: Vec<(usize, usize, usize)>,
+    /// Ids of the vocabulary, to be put in order.
+    order: Vec<u32>,
 }
 
 /// A way of searching, at work on some sources: a step computes one token of every live sequence, or several.
@@ -145,7 +173,9 @@ pub(crate) struct Search<'a> {
     decoder: &'a Stack,
     head: &'a LmHead,
     exec: Exec<'a>,
-    settings: &'a Settings<'a>,
+    settings: &'a Settings,
+    /// The caller's own rules.
+    custom: &'a Custom<'a>,
     state: &'a mut State,
     timings: Timings,
     /// The place of each source in the call: what sampling numbers sources by.
@@ -157,10 +187,6 @@ pub(crate) struct Search<'a> {
 pub(crate) struct Answer<'a> {
     /// To be taken out.
     pub(crate) found: &'a mut Vec<Found>,
-    /// Of each sequence, where they are asked for.
-    pub(crate) logprobs: Vec<Vec<TokenLogprob>>,
-    /// Of each sequence, where there are choices.
-    pub(crate) chosen: Vec<Option<Chosen>>,
     pub(crate) timings: Timings,
 }
 
@@ -169,7 +195,7 @@ pub(crate) fn generate(
     (model, decoder, head): (&Model, &Stack, &LmHead),
     exec: Exec<'_>,
     state: &mut State,
-    settings: &Settings<'_>,
+    (settings, custom): (&Settings, &Custom<'_>),
     sources: &[&[u32]],
     each: &mut dyn FnMut(usize, Answer<'_>) -> Result<()>,
 ) -> Result<()> {
@@ -193,8 +219,8 @@ pub(crate) fn generate(
         batch.clear();
         batch.extend(group.iter().map(|i| sources[*i]));
         numbers.clear();
-        numbers.extend(group.iter().map(|i| settings.custom.index(*i)));
-        let mut search = Search::new((model, decoder, head), exec, settings, state, &numbers, begun);
+        numbers.extend(group.iter().map(|i| custom.index(*i)));
+        let mut search = Search::new((model, decoder, head), exec, (settings, custom), state, &numbers, begun);
         search.run(&batch, &mut |place, answer| each(group[place], answer))?;
     }
     (state.order, state.numbers, state.batch) = (order, numbers, emptied(batch));
@@ -212,18 +238,38 @@ impl<'a> Search<'a> {
     pub(crate) fn new(
         (model, decoder, head): (&'a Model, &'a Stack, &'a LmHead),
         exec: Exec<'a>,
-        settings: &'a Settings<'a>,
+        (settings, custom): (&'a Settings, &'a Custom<'a>),
         state: &'a mut State,
         numbers: &'a [usize],
         begun: Instant,
     ) -> Search<'a> {
-        Search { model, decoder, head, exec, settings, state, timings: Timings::default(), numbers, begun }
+        let timings = Timings::default();
+        Search { model, decoder, head, exec, settings, custom, state, timings, numbers, begun }
+    }
+
+    /// What changes scores.
+    fn rules(&self) -> Rules<'a> {
+        Rules { list: &self.settings.rules, custom: self.custom, failure: &self.settings.failure }
+    }
+
+    /// Why decoder ids end here, if they do.
+    fn finish(&self, context: &Context<'_>) -> Option<Finish> {
+        let (ids, settings) = (context.ids, self.settings);
+        if ids.last().is_some_and(|id| settings.eos.contains(id)) {
+            Some(Finish::Eos)
+        } else if self.custom.stops(context) {
+            Some(Finish::Stopped)
+        } else if ids.len() >= settings.prompt.len() + settings.max_new_tokens {
+            Some(Finish::Length)
+        } else {
+            None
+        }
     }
 
     /// A step of the search; its last where the caller's time is over, or the caller wants the call to end.
     pub(crate) fn step(&mut self, strategy: &mut dyn Strategy) -> Result<()> {
         strategy.step(self)?;
-        self.settings.processors.iter().try_for_each(|processor| processor.check())?;
+        self.settings.failure.check()?;
         let late = self.settings.max_time.is_some_and(|most| self.begun.elapsed() >= most);
         if late || self.exec.is_stopped() {
             strategy.stop();
@@ -239,21 +285,17 @@ impl<'a> Search<'a> {
         }
         let mut lists = self.found(strategy, sources.len());
         let found = &mut lists[..sources.len()];
-        let mut logprobs = self.found_logprobs(found)?.into_iter();
-        let mut chosen = match self.settings.custom.chosen_from() {
-            Some(choices) => choices::chosen(self, choices, sources, found)?,
-            None => Vec::new(),
+        self.add_logprobs(found)?;
+        if let Some(choices) = self.custom.chosen_from() {
+            choices::add_chosen(self, choices, sources, found)?;
         }
-        .into_iter();
         self.timings.decode_ms = ms(start) - self.timings.encode_ms;
         let State { choice, pace, .. } = &*self.state;
         (self.timings.screened, self.timings.survivors) = (choice.screened, choice.survivors);
         (self.timings.guessed, self.timings.accepted) = (pace.guessed, pace.accepted);
         for (place, found) in found.iter_mut().enumerate() {
             let new_tokens = found.iter().map(|f| f.ids.len()).sum();
-            let logprobs = logprobs.by_ref().take(found.len()).collect();
-            let chosen = chosen.next().unwrap_or_default();
-            each(place, Answer { found, logprobs, chosen, timings: Timings { new_tokens, ..self.timings } })?;
+            each(place, Answer { found, timings: Timings { new_tokens, ..self.timings } })?;
         }
         self.state.found = lists;
         Ok(())
@@ -284,9 +326,9 @@ impl<'a> Search<'a> {
         self.attend_to(sources);
         (self.state.choice.screened, self.state.choice.survivors) = (0, 0);
         (self.state.pace.guessed, self.state.pace.accepted) = (0, 0);
-        self.state.sums = None;
+        self.state.sums.forget();
         match (self.settings.num_beams, self.settings.do_sample) {
-            (1, false) if self.settings.custom.chosen_from().is_some() => Box::new(choices::Ranking::new(sources)),
+            (1, false) if self.custom.chosen_from().is_some() => choices::Ranking::start(self, sources),
             (1, false) => match self.speculation(sources.len()) {
                 (false, false) => greedy::greedy(self, sources),
                 (copies, drafts) => speculate::Speculation::start(self, sources[0], copies, drafts),
@@ -298,7 +340,7 @@ impl<'a> Search<'a> {
 
     /// Whether to guess by copies, and by drafts. A caller's own rules see no guesses.
     fn speculation(&self, sources: usize) -> (bool, bool) {
-        if sources != 1 || !self.settings.custom.is_empty() {
+        if sources != 1 || !self.custom.is_empty() {
             return (false, false);
         }
         let drafts = self.model.dtype != Dtype::Int8;
@@ -449,12 +491,12 @@ mod tests {
         for options in [Generate { num_beams: Some(4), ..Generate::default() }, sampled] {
             let (decoder, head) = t5.generator("generate").unwrap();
             let custom = Custom::new();
-            let settings = t5.settings(&options, &custom).unwrap();
+            let settings = t5.settings(&options, None).unwrap();
             let team = tiny_t5_kernels::Team::alone();
             let exec = Exec { isa: t5.isa_value(), team: &team, stop: None };
             let mut state = State::default();
             let parts = (t5.model(), decoder, head);
-            let mut search = Search::new(parts, exec, &settings, &mut state, &[0, 1, 2], Instant::now());
+            let mut search = Search::new(parts, exec, (&settings, &custom), &mut state, &[0, 1, 2], Instant::now());
             let mut strategy = search.start(&sources);
             while !strategy.is_done() {
                 search.step(&mut *strategy).unwrap();

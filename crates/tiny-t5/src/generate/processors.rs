@@ -4,8 +4,9 @@
 //! Source: transformers, `generation/logits_process.py`.
 
 use super::custom::Custom;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::options::Generate;
+use std::sync::{Mutex, PoisonError};
 
 /// What a processor, or a caller's own rule, may look at.
 #[derive(Debug, Clone, Copy)]
@@ -36,68 +37,119 @@ pub(crate) trait Processor: Send + Sync {
     /// Adds the ids whose scores `process` changes; false where it may change all. What it tells lets the LM head compute only those
     /// and the best of the others.
     fn touches(&self, context: &Context<'_>, ids: &mut Vec<u32>) -> bool;
+}
 
-    /// What went wrong since the search began.
-    fn check(&self) -> Result<()> {
-        Ok(())
+/// What went wrong in a closure's place, which can return no error: the first is kept, and told at the end of the step.
+#[derive(Default)]
+pub(crate) struct Failure(Mutex<Option<Error>>);
+
+impl Failure {
+    pub(super) fn set(&self, error: impl FnOnce() -> Error) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(error);
+    }
+
+    /// Tells it, and forgets it.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
     }
 }
 
-/// The processors that options ask for, and the caller's own.
-pub(crate) fn of<'a>(
-    o: &Generate,
-    custom: &'a Custom<'_>,
-    eos: &[u32],
-    max_new_tokens: usize,
-) -> Vec<Box<dyn Processor + 'a>> {
-    let mut all: Vec<Box<dyn Processor + 'a>> = Vec::new();
+/// A change of scores.
+pub(crate) enum Rule {
+    /// That options ask for.
+    Option(Box<dyn Processor>),
+    /// The place of the caller's allowed tokens.
+    Allowed,
+    /// The place of the caller's other rules; `alone` where there are no beams.
+    Caller { alone: bool },
+}
+
+impl<P: Processor + 'static> From<P> for Rule {
+    fn from(processor: P) -> Rule {
+        Rule::Option(Box::new(processor))
+    }
+}
+
+/// All changes of scores that a call asks for, in transformers' order. The list is of the options, so that it is kept from call to
+/// call; the caller's own rules come with each.
+pub(crate) struct Rules<'a> {
+    pub(super) list: &'a [Rule],
+    pub(super) custom: &'a Custom<'a>,
+    pub(super) failure: &'a Failure,
+}
+
+impl Rules<'_> {
+    /// As [`Processor::process`], of one after the other.
+    pub(super) fn process(&self, context: &Context<'_>, scores: &mut [f32]) {
+        for rule in self.list {
+            match rule {
+                Rule::Option(processor) => processor.process(context, scores),
+                Rule::Allowed => self.custom.allow(context, scores, self.failure),
+                Rule::Caller { alone } => self.custom.change(context, scores, *alone, self.failure),
+            }
+        }
+    }
+
+    /// As [`Processor::touches`], of all.
+    pub(super) fn touches(&self, context: &Context<'_>, ids: &mut Vec<u32>) -> bool {
+        let touches = |rule: &Rule| match rule {
+            Rule::Option(processor) => processor.touches(context, ids),
+            Rule::Allowed | Rule::Caller { .. } => true,
+        };
+        !self.custom.changes_scores() && self.list.iter().all(touches)
+    }
+}
+
+/// The changes that options ask for, and the places of the caller's own.
+pub(crate) fn of(o: &Generate, eos: &[u32], max_new_tokens: usize) -> Vec<Rule> {
+    let mut all: Vec<Rule> = Vec::new();
     if let Some(biases) = o.sequence_bias.clone() {
-        all.push(Box::new(SequenceBias(biases)));
+        all.push(SequenceBias(biases).into());
     }
     if let Some(penalty) = o.encoder_repetition_penalty.filter(|p| *p != 1.0) {
-        all.push(Box::new(EncoderRepetitionPenalty((1.0 / penalty) as f32)));
+        all.push(EncoderRepetitionPenalty((1.0 / penalty) as f32).into());
     }
     if let Some(penalty) = o.repetition_penalty.filter(|p| *p != 1.0) {
-        all.push(Box::new(RepetitionPenalty(penalty as f32)));
+        all.push(RepetitionPenalty(penalty as f32).into());
     }
     if let Some(n) = o.no_repeat_ngram_size.filter(|n| *n > 0) {
-        all.push(Box::new(NoRepeatNgram(n)));
+        all.push(NoRepeatNgram(n).into());
     }
     if let Some(n) = o.encoder_no_repeat_ngram_size.filter(|n| *n > 0) {
-        all.push(Box::new(EncoderNoRepeatNgram(n)));
+        all.push(EncoderNoRepeatNgram(n).into());
     }
     if let Some(words) = &o.bad_words_ids {
         // A bad word that is an end token alone is let pass, as transformers does.
         let words = words.iter().filter(|word| !(word.len() == 1 && eos.contains(&word[0])));
-        all.push(Box::new(SequenceBias(words.map(|word| (word.clone(), f32::NEG_INFINITY)).collect())));
+        all.push(SequenceBias(words.map(|word| (word.clone(), f32::NEG_INFINITY)).collect()).into());
     }
     if o.min_new_tokens.or(o.min_length).is_some_and(|n| n > 0) && !eos.is_empty() {
         let (new, whole) = (o.min_new_tokens, o.min_length.filter(|_| o.min_new_tokens.is_none()));
-        all.push(Box::new(MinLength { new: new.unwrap_or(0), whole: whole.unwrap_or(0), eos: eos.to_vec() }));
+        all.push(MinLength { new: new.unwrap_or(0), whole: whole.unwrap_or(0), eos: eos.to_vec() }.into());
     }
-    all.extend(custom.allowed());
+    all.push(Rule::Allowed);
     if let Some(id) = o.forced_bos_token_id {
-        all.push(Box::new(Forced { at: At::Length(1), ids: vec![id] }));
+        all.push(Forced { at: At::Length(1), ids: vec![id] }.into());
     }
     if let Some(ids) = &o.forced_eos_token_id {
-        all.push(Box::new(Forced { at: At::New(max_new_tokens - 1), ids: ids.as_slice().to_vec() }));
+        all.push(Forced { at: At::New(max_new_tokens - 1), ids: ids.as_slice().to_vec() }.into());
     }
     if o.remove_invalid_values == Some(true) {
-        all.push(Box::new(RemoveInvalidValues));
+        all.push(RemoveInvalidValues.into());
     }
     if let Some((start, factor)) = o.exponential_decay_length_penalty {
-        all.push(Box::new(ExponentialDecay { start, factor, eos: eos.to_vec() }));
+        all.push(ExponentialDecay { start, factor, eos: eos.to_vec() }.into());
     }
     if let Some(ids) = o.suppress_tokens.clone() {
-        all.push(Box::new(Suppress { at: At::Always, ids }));
+        all.push(Suppress { at: At::Always, ids }.into());
     }
     if let Some(ids) = o.begin_suppress_tokens.clone() {
         let at = if o.forced_bos_token_id.is_some() { At::BehindForcedBos } else { At::New(0) };
-        all.push(Box::new(Suppress { at, ids }));
+        all.push(Suppress { at, ids }.into());
     }
-    all.extend(custom.last(o.num_beams.unwrap_or(1)));
+    all.push(Rule::Caller { alone: o.num_beams.unwrap_or(1) == 1 });
     if o.renormalize_logits == Some(true) {
-        all.push(Box::new(Renormalize));
+        all.push(Renormalize.into());
     }
     all
 }
@@ -361,9 +413,9 @@ mod tests {
             let source = case["params"].get("encoder_ids").map_or(vec![], &ids);
             let decoder = ids(&case["decoder_ids"]);
             let mut scores: Vec<f32> = serde_json::from_value(case["scores"].clone()).unwrap();
-            for processor in of(&options, &Custom::new(), &[1], 100) {
-                processor.process(&Context { ids: &decoder, prompt: 1, source: &source, index: 0 }, &mut scores);
-            }
+            let (list, custom, failure) = (&of(&options, &[1], 100)[..], &Custom::new(), &Failure::default());
+            let context = Context { ids: &decoder, prompt: 1, source: &source, index: 0 };
+            Rules { list, custom, failure }.process(&context, &mut scores);
             for (got, expected) in scores.iter().zip(case["out"].as_array().unwrap()) {
                 match expected.as_f64() {
                     Some(expected) => {

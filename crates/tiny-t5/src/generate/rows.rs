@@ -1,6 +1,6 @@
 //! One token at a time for every sequence: what greedy search and sampling share. They differ in how a token is picked.
 
-use super::processors::{Context, Processor};
+use super::processors::{Context, Rules};
 use super::{Finish, Found, Search, Spare, Strategy};
 use crate::error::Result;
 use crate::lm_head::Scores;
@@ -20,7 +20,7 @@ type Pick = fn(&mut Search<'_>, &Step<'_>, &mut Vec<u32>) -> Result<()>;
 
 /// Sequences that grow token by token.
 pub(crate) struct Rows {
-    sources: Sources,
+    sources: Texts,
     rows: Vec<Row>,
     /// With the source and which of its sequences it is.
     found: Vec<(usize, usize, Found)>,
@@ -30,34 +30,45 @@ pub(crate) struct Rows {
     free: Vec<Vec<u32>>,
 }
 
-/// The ids of the sources, one behind the other.
+/// Lists of ids, one behind the other: of the sources, or of sequences that are known.
 #[derive(Default)]
-pub(super) struct Sources {
+pub(super) struct Texts {
     ids: Vec<u32>,
     ends: Vec<usize>,
 }
 
-impl Sources {
-    pub(super) fn set(&mut self, sources: &[&[u32]]) {
+impl Texts {
+    pub(super) fn clear(&mut self) {
         self.ids.clear();
         self.ends.clear();
-        for source in sources {
-            self.ids.extend_from_slice(source);
-            self.ends.push(self.ids.len());
-        }
     }
 
-    pub(super) fn get(&self, source: usize) -> &[u32] {
-        let first = if source == 0 { 0 } else { self.ends[source - 1] };
-        &self.ids[first..self.ends[source]]
+    /// Appends a list, which is given in parts.
+    pub(super) fn push(&mut self, parts: &[&[u32]]) {
+        parts.iter().for_each(|part| self.ids.extend_from_slice(part));
+        self.ends.push(self.ids.len());
+    }
+
+    pub(super) fn set(&mut self, texts: &[&[u32]]) {
+        self.clear();
+        texts.iter().for_each(|text| self.push(&[text]));
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub(super) fn get(&self, text: usize) -> &[u32] {
+        let first = if text == 0 { 0 } else { self.ends[text - 1] };
+        &self.ids[first..self.ends[text]]
     }
 }
 
 /// The rows of a step, with the processors that change their scores.
 pub(super) struct Step<'a> {
     pub(super) rows: &'a [Row],
-    sources: &'a Sources,
-    processors: &'a [Box<dyn Processor + 'a>],
+    sources: &'a Texts,
+    rules: Rules<'a>,
     prompt: usize,
     numbers: &'a [usize],
 }
@@ -71,11 +82,11 @@ impl Step<'_> {
 
 impl Scores for Step<'_> {
     fn touches(&self, row: usize, ids: &mut Vec<u32>) -> bool {
-        self.processors.iter().all(|processor| processor.touches(&self.context(row), ids))
+        self.rules.touches(&self.context(row), ids)
     }
 
     fn process(&self, row: usize, scores: &mut [f32]) {
-        self.processors.iter().for_each(|processor| processor.process(&self.context(row), scores));
+        self.rules.process(&self.context(row), scores);
     }
 }
 
@@ -107,11 +118,10 @@ impl Rows {
 
 impl Strategy for Rows {
     fn step(&mut self, search: &mut Search<'_>) -> Result<()> {
-        let settings = search.settings;
-        let prompt = settings.prompt.len();
+        let prompt = search.settings.prompt.len();
         search.feed(self.rows.iter().map(|row| (row.cache, row.source, row.ids[row.ids.len() - 1])));
         let (sources, numbers) = (&self.sources, search.numbers);
-        let step = Step { rows: &self.rows, sources, processors: &settings.processors, prompt, numbers };
+        let step = Step { rows: &self.rows, sources, rules: search.rules(), prompt, numbers };
         (self.pick)(search, &step, &mut self.picked)?;
         let mut picked = self.picked.iter();
         let Rows { found, free, .. } = self;
@@ -120,9 +130,9 @@ impl Strategy for Rows {
             row.ids.extend(picked.next());
             let source = row.source;
             let context = Context { ids: &row.ids, prompt, source: sources.get(source), index: numbers[source] };
-            let Some(finish) = settings.finish(&context) else { return true };
+            let Some(finish) = search.finish(&context) else { return true };
             let ids = row.ids.split_off(1);
-            found.push((row.source, row.sample, Found { ids, score: None, finish }));
+            found.push((row.source, row.sample, Found::new(ids, None, finish)));
             free.push(std::mem::take(&mut row.ids));
             false
         });
@@ -136,7 +146,7 @@ impl Strategy for Rows {
     fn stop(&mut self) {
         for mut row in self.rows.drain(..) {
             let ids = row.ids.split_off(1);
-            self.found.push((row.source, row.sample, Found { ids, score: None, finish: Finish::Stopped }));
+            self.found.push((row.source, row.sample, Found::new(ids, None, Finish::Stopped)));
             self.free.push(row.ids);
         }
     }

@@ -1,8 +1,7 @@
 //! Options, checked and completed: what a search runs with.
 
-use super::Finish;
-use super::custom::Custom;
-use super::processors::{self, Context, Processor};
+use super::choices::Closed;
+use super::processors::{self, Failure, Rule};
 use super::warpers::{self, Warper};
 use crate::error::{Error, Result};
 use crate::options::{EarlyStopping, Generate, Speculation};
@@ -15,7 +14,7 @@ const MAX_BEAMS: usize = 1024;
 const MAX_TOKENS: usize = 1 << 20;
 
 /// What a search runs with.
-pub(crate) struct Settings<'a> {
+pub(crate) struct Settings {
     /// Most tokens to generate.
     pub(crate) max_new_tokens: usize,
     /// Nobody asked for this limit.
@@ -33,9 +32,9 @@ pub(crate) struct Settings<'a> {
     pub(crate) seed: u64,
     pub(crate) warpers: Vec<Warper>,
     /// In transformers' order.
-    pub(crate) processors: Vec<Box<dyn Processor + 'a>>,
-    /// The caller's own rules; `processors` has its scores' changes.
-    pub(crate) custom: &'a Custom<'a>,
+    pub(crate) rules: Vec<Rule>,
+    /// Of a rule, since the call began.
+    pub(crate) failure: Failure,
     /// Log-probabilities are asked for, with this many alternatives a token.
     pub(crate) top_logprobs: Option<usize>,
 }
@@ -49,14 +48,14 @@ pub(crate) fn eos(o: &Generate, config: &Config) -> Vec<u32> {
     }
 }
 
-impl<'a> Settings<'a> {
-    /// Completes `options`, which go before the checkpoint's own `defaults`.
+impl Settings {
+    /// Completes `options`, which go before the checkpoint's own `defaults`; `closed` is the list that outputs are chosen from.
     pub(crate) fn new(
         options: &Generate,
         defaults: &Generate,
-        custom: &'a Custom<'a>,
+        closed: Option<Closed>,
         config: &Config,
-    ) -> Result<Settings<'a>> {
+    ) -> Result<Settings> {
         let o = options.or(defaults);
         let eos = eos(&o, config);
         let start = o.decoder_start_token_id.unwrap_or(config.decoder_start_token_id);
@@ -73,13 +72,13 @@ impl<'a> Settings<'a> {
         }
         let limit = new_tokens.or(max_length.map(|length| length.saturating_sub(prompt.len())));
         let mut max_new_tokens = limit.unwrap_or(20);
-        if let Some(choices) = custom.chosen_from() {
-            if !eos.contains(&choices.eos()) {
-                let expected = format!("{} among them, which closes the choices", choices.eos());
+        if let Some(Closed { eos: end, longest, .. }) = closed {
+            if !eos.contains(&end) {
+                let expected = format!("{end} among them, which closes the choices");
                 return Err(Error::option("eos_token_id", format!("{eos:?}"), expected));
             }
             // The checkpoint's limit is none for them.
-            let (longest, given) = (choices.longest(), options.max_new_tokens.or(options.max_length));
+            let given = options.max_new_tokens.or(options.max_length);
             if given.is_some() && max_new_tokens < longest {
                 let option = if options.max_new_tokens.is_some() { "max_new_tokens" } else { "max_length" };
                 let expected = format!("room for the {longest} tokens of the longest choice");
@@ -108,9 +107,9 @@ impl<'a> Settings<'a> {
             ));
         }
         let num_return_sequences = o.num_return_sequences.unwrap_or(1);
-        let (most, whose) = match custom.chosen_from() {
+        let (most, whose) = match closed {
             _ if do_sample => (MAX_BEAMS, ""),
-            Some(choices) if num_beams == 1 => (choices.len(), " (choices)"),
+            Some(Closed { count, .. }) if num_beams == 1 => (count, " (choices)"),
             _ => (num_beams, " (num_beams)"),
         };
         if !(1..=most).contains(&num_return_sequences) {
@@ -128,8 +127,8 @@ impl<'a> Settings<'a> {
             length_penalty: o.length_penalty.unwrap_or(1.0),
             early_stopping: o.early_stopping.unwrap_or(EarlyStopping::Heuristic),
             num_return_sequences,
-            processors: processors::of(&o, custom, &eos, max_new_tokens),
-            custom,
+            rules: processors::of(&o, &eos, max_new_tokens),
+            failure: Failure::default(),
             top_logprobs,
             warpers: warpers::of(&o),
             do_sample,
@@ -138,22 +137,6 @@ impl<'a> Settings<'a> {
             eos,
             prompt,
         })
-    }
-}
-
-impl Settings<'_> {
-    /// Why decoder ids end here, if they do.
-    pub(crate) fn finish(&self, context: &Context<'_>) -> Option<Finish> {
-        let Context { ids, .. } = context;
-        if ids.last().is_some_and(|id| self.eos.contains(id)) {
-            Some(Finish::Eos)
-        } else if self.custom.stops(context) {
-            Some(Finish::Stopped)
-        } else if ids.len() >= self.prompt.len() + self.max_new_tokens {
-            Some(Finish::Length)
-        } else {
-            None
-        }
     }
 }
 

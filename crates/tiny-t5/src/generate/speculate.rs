@@ -14,7 +14,7 @@
 //! Sources: Leviathan et al., *Fast Inference from Transformers via Speculative Decoding* (arXiv:2211.17192), for the expected
 //! number of tokens; Saxena, *Prompt Lookup Decoding* (2023), for copies.
 
-use super::processors::{Context, Processor};
+use super::processors::{Context, Rules};
 use super::{Found, Search, Spare, Strategy};
 use crate::decoder::Feed;
 use crate::error::Result;
@@ -107,7 +107,7 @@ struct Guessed<'a> {
     /// Ids that row 0 has seen.
     first: usize,
     source: &'a [u32],
-    processors: &'a [Box<dyn Processor + 'a>],
+    rules: Rules<'a>,
     prompt: usize,
     index: usize,
 }
@@ -120,11 +120,11 @@ impl Guessed<'_> {
 
 impl Scores for Guessed<'_> {
     fn touches(&self, row: usize, ids: &mut Vec<u32>) -> bool {
-        self.processors.iter().all(|processor| processor.touches(&self.context(row), ids))
+        self.rules.touches(&self.context(row), ids)
     }
 
     fn process(&self, row: usize, scores: &mut [f32]) {
-        self.processors.iter().for_each(|processor| processor.process(&self.context(row), scores));
+        self.rules.process(&self.context(row), scores);
     }
 }
 
@@ -196,7 +196,7 @@ impl Speculation {
             ids: &self.ids,
             first: from + 1,
             source: &self.source,
-            processors: &settings.processors,
+            rules: search.rules(),
             prompt: settings.prompt.len(),
             index: search.numbers[0],
         };
@@ -227,8 +227,8 @@ impl Strategy for Speculation {
             self.ids.push(*id);
             let (prompt, index) = (settings.prompt.len(), search.numbers[0]);
             let context = Context { ids: &self.ids, prompt, source: &self.source, index };
-            if let Some(finish) = settings.finish(&context) {
-                self.found = Some(Found { ids: self.ids.split_off(1), score: None, finish });
+            if let Some(finish) = search.finish(&context) {
+                self.found = Some(Found::new(self.ids.split_off(1), None, finish));
                 break;
             }
         }
@@ -255,7 +255,7 @@ impl Strategy for Speculation {
 
     fn stop(&mut self) {
         if self.found.is_none() {
-            self.found = Some(Found { ids: self.ids.split_off(1), score: None, finish: Finish::Stopped });
+            self.found = Some(Found::new(self.ids.split_off(1), None, Finish::Stopped));
         }
     }
 

@@ -6,10 +6,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tiny_t5_checkpoint::{Activation, Architecture, Checkpoint, Dtype, Error, ModelType, names};
+
+/// Weights that are part of the program.
+static BF16: LazyLock<Vec<u8>> = LazyLock::new(|| fs::read(goldens().join("bf16/model.safetensors")).unwrap());
 
 fn goldens() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/goldens")
@@ -162,15 +166,14 @@ fn open_configs_are_read_as_transformers_reads_them() {
 #[test]
 fn from_bytes_equals_open() {
     let dir = goldens().join("bf16");
-    let weights: &'static [u8] = fs::read(dir.join("model.safetensors")).unwrap().leak();
     let config = fs::read_to_string(dir.join("config.json")).unwrap();
-    let memory = Checkpoint::from_bytes(&config, Some("{}"), weights).unwrap();
+    let memory = Checkpoint::from_bytes(&config, Some("{}"), &BF16).unwrap();
     let disk = open("bf16");
     assert!(contents(&memory) == contents(&disk) && memory.config() == disk.config());
     assert_eq!((memory.generation_config(), memory.dir()), (Some("{}"), None));
     assert_eq!(memory.bytes_on_disk(), disk.bytes_on_disk());
     let norm = memory.find("encoder.final_layer_norm.weight").unwrap();
-    assert!(weights.as_ptr_range().contains(&norm.bytes.as_ptr()), "copied");
+    assert!(BF16.as_ptr_range().contains(&norm.bytes.as_ptr()), "copied");
 }
 
 #[test]
@@ -211,9 +214,8 @@ fn read_equals_open_and_does_not_care_what_becomes_of_the_files() {
 #[test]
 fn keep_leaves_weights_that_are_no_memory_of_their_own() {
     let dir = goldens().join("bf16");
-    let weights: &'static [u8] = fs::read(dir.join("model.safetensors")).unwrap().leak();
     let config = fs::read_to_string(dir.join("config.json")).unwrap();
-    let mut part_of_the_program = Checkpoint::from_bytes(&config, None, weights).unwrap();
+    let mut part_of_the_program = Checkpoint::from_bytes(&config, None, &BF16).unwrap();
     part_of_the_program.keep(&[]);
     assert!(contents(&part_of_the_program) == contents(&open("bf16")));
 }

@@ -124,7 +124,7 @@ fn archive(pickle: &[u8]) -> Vec<u8> {
 }
 
 fn load(bytes: &[u8]) -> Result<Vec<Found>, Error> {
-    read(FILE, &Bytes::Static(bytes.to_vec().leak()))
+    read(FILE, &Bytes::Owned(Box::new(bytes.to_vec())))
 }
 
 fn message(bytes: &[u8]) -> String {

@@ -200,6 +200,25 @@ fn read_integers_are_listed_and_doubles_are_unsupported() {
     assert_eq!(doubles[0].dtype, Stored::Unsupported("F64".into()));
 }
 
+#[test]
+fn read_storages_of_16_bits_and_of_integers_keep_their_type() {
+    let integer = |name: &str| Stored::Integer(name.into());
+    let cases = [
+        ("HalfStorage", 2, Stored::Float(Dtype::F16)),
+        ("BFloat16Storage", 2, Stored::Float(Dtype::BF16)),
+        ("IntStorage", 4, integer("I32")),
+        ("ShortStorage", 2, integer("I16")),
+        ("CharStorage", 1, integer("I8")),
+        ("ByteStorage", 1, integer("U8")),
+        ("BoolStorage", 1, integer("BOOL")),
+    ];
+    for (storage, size, expected) in cases {
+        let n = 24 / size;
+        let found = load(&archive(&dict("x", &tensor(storage, n, 0, &[n], &[1], b"")))).unwrap();
+        assert_eq!(found[0].dtype, expected, "{storage}");
+    }
+}
+
 // The zip.
 
 #[test]

@@ -32,7 +32,7 @@ address() {
 memcheck() {
     # The test's program, by cargo's messages. Arguments: names of its tests.
     local program
-    program=$(cargo_test --no-run --message-format json --package tiny-t5 --features embedded --test goldens 2>/dev/null |
+    program=$(CARGO_TARGET_DIR=$target cargo test --no-run --message-format json --package tiny-t5 --features embedded --test goldens 2>/dev/null |
         sed -n 's/.*"profile":{[^}]*"test":true}.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
     TINY_T5_ISA=avx2 valgrind --tool=memcheck --quiet --error-exitcode=9 "$program" --test-threads 1 "$@"
 }

@@ -84,15 +84,6 @@ fn int8_logits_are_near_those_of_f32() {
 #[test]
 fn int8_few_scores_decide_as_all_of_them() {
     let models = [("embedded", T5::embedded(&int8()).unwrap()), ("random", random(shapes::TINY, &int8()))];
-    let rules = [
-        Generate { suppress_tokens: Some(vec![0, 1, 2, 40]), ..shapes::greedy(12) },
-        Generate { repetition_penalty: Some(1.4), ..shapes::greedy(12) },
-        Generate {
-            no_repeat_ngram_size: Some(1),
-            bad_words_ids: Some(vec![vec![7], vec![9, 3]]),
-            ..shapes::greedy(12)
-        },
-    ];
     for (name, t5) in &models {
         let sources: Vec<Vec<u32>> = (0..6).map(|seed| shapes::source(9 + seed, seed)).collect();
         let vocab = t5.config().vocab_size as u32;
@@ -100,6 +91,15 @@ fn int8_few_scores_decide_as_all_of_them() {
             sources.into_iter().map(|s| s.into_iter().map(|id| id % vocab).collect()).collect();
         let sources: Vec<Source<'_>> = sources.iter().map(Source::from).collect();
         let plain = t5.generate_batch(&sources, &shapes::greedy(12)).unwrap();
+        let rules = [
+            Generate { suppress_tokens: Some(plain[0].sequences[0].ids[..3].to_vec()), ..shapes::greedy(12) },
+            Generate { repetition_penalty: Some(1.4), ..shapes::greedy(12) },
+            Generate {
+                no_repeat_ngram_size: Some(1),
+                bad_words_ids: Some(vec![vec![7], vec![9, 3]]),
+                ..shapes::greedy(12)
+            },
+        ];
         for (i, rule) in rules.iter().enumerate() {
             let all = Custom::new().logits_processor(|_, scores| assert_eq!(scores.len(), vocab as usize));
             let ids = |answers: Vec<Generated>| -> Vec<Vec<u32>> {

@@ -253,7 +253,8 @@ impl LmHead {
         let digits = screen_digits(exec.isa, rows);
         for row in 0..rows {
             let Finalists { row: of, apart, .. } = &mut finalists[served];
-            (*of, _) = (row, apart.clear());
+            *of = row;
+            apart.clear();
             let few = scores.touches(row, apart) && apart.len() <= MAX_SURVIVORS;
             if few && queries[served].prepare(exec.isa, hidden_of(row), &packing.scales, digits) {
                 apart.sort_unstable();
@@ -317,7 +318,8 @@ impl LmHead {
         let leading = &mut leading[..rows];
         let mut few = matrix.is_int8();
         for (row, Leading { apart, outputs }) in leading.iter_mut().enumerate() {
-            (apart.clear(), outputs.clear());
+            apart.clear();
+            outputs.clear();
             few = few && scores.touches(row, apart) && apart.len() <= MAX_APART;
             apart.sort_unstable();
             apart.dedup();

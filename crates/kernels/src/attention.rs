@@ -298,7 +298,7 @@ impl Head<'_> {
             }
             let q = self.queries.as_ptr().add(row * self.query_stride + self.head * padded(d_kv));
             let k = self.a.keys.keys.as_ptr().add(self.head * self.a.keys.key_head + block * panel);
-            let sums = tile::<S, f32, M, P>(s, d_kv, Rows::apart(q, self.query_stride), (k, panel, LANES), acc);
+            let sums = tile::<S, f32, M, P>(s, d_kv, Rows::apart(q, self.query_stride), (k, panel, LANES), None, acc);
             let to = self.scores.as_mut_ptr().add(block * LANES);
             unrolled!(M, m => {
                 unrolled!(P of 4, p => { s.store(to.add(m * stride + p * LANES), sums[m][p]); });
@@ -349,8 +349,14 @@ impl Head<'_> {
         unsafe {
             let v = values.as_ptr().add(self.head * value_head + column);
             let zero = [[s.splat(0.0); P]; M];
-            let sums =
-                tile::<S, f32, M, P>(s, len, Rows::apart(self.scores.as_ptr(), stride), (v, LANES, value_stride), zero);
+            let sums = tile::<S, f32, M, P>(
+                s,
+                len,
+                Rows::apart(self.scores.as_ptr(), stride),
+                (v, LANES, value_stride),
+                None,
+                zero,
+            );
             let to = self.out.0.add(row * width + self.head * padded(self.d_kv) + column);
             unrolled!(M, m => {
                 unrolled!(P of 4, p => { s.store(to.add(m * width + p * LANES), sums[m][p]); });

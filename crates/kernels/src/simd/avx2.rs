@@ -111,6 +111,11 @@ impl Simd for Avx2 {
         })
     }
 
+    #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        registers!(_mm_prefetch::<_MM_HINT_T1>(p.cast()))
+    }
+
     type I = (__m256i, __m256i);
 
     #[inline(always)]

@@ -102,6 +102,11 @@ impl Simd for Avx512 {
         })
     }
 
+    #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        registers!(_mm_prefetch::<_MM_HINT_T1>(p.cast()))
+    }
+
     type I = __m512i;
 
     #[inline(always)]

@@ -92,6 +92,10 @@ pub trait Simd: Copy {
     /// 2^n for whole n in -126..=127.
     fn pow2(self, n: Self::F) -> Self::F;
 
+    /// Asks for the line of `p` in the caches, which need not be valid.
+    #[inline(always)]
+    fn prefetch(self, _p: *const u8) {}
+
     /// 16 i32 lanes.
     type I: Copy;
     /// Zeros.

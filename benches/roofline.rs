@@ -174,13 +174,13 @@ fn screen(isa: Isa, n: usize, k: usize, queries: usize) {
         assert!(pack_screen(isa, &[Some(&row[..]); LANES], &scales, panel));
     }
     let mut all = vec![Query::default(); queries];
-    assert!(all.iter_mut().all(|q| q.prepare(isa, &row, &scales, screen_digits(isa, queries))));
+    assert!(all.iter_mut().all(|q| q.prepare(isa, &row, &scales)));
     let mut bounds = vec![Bounds::NONE; queries * n.div_ceil(SCREEN_GROUP)];
     let bytes = screen_bytes(n, k) as f64;
     let (_, limit) = machine::read_bandwidth(isa, bytes as usize, 60).unwrap();
     let (fast, median) = time(100, || {
         let screen = Screen::new(n, k, arena.bytes());
-        screen.scan(isa, &Team::alone(), &all, &mut bounds);
+        screen.scan(isa, &Team::alone(), &all, screen_digits(isa, queries), &mut bounds);
     });
     println!(
         "  {name}: {:.0} us (fastest {:.0}), {:.1} GB/s, {:.0} % of reading {:.1}",

@@ -28,12 +28,12 @@ fn screened(isa: Isa, h: &[f32], w: &[f32], n: usize, k: usize, digits: usize) -
         }
     }
     let mut query = Query::default();
-    if !query.prepare(isa, h, &scales, digits) {
+    if !query.prepare(isa, h, &scales) {
         return None;
     }
     let screen = Screen::new(n, k, &packed);
     let mut bounds = vec![Bounds::NONE; screen.groups()];
-    screen.scan(isa, &Team::alone(), std::slice::from_ref(&query), &mut bounds);
+    screen.scan(isa, &Team::alone(), std::slice::from_ref(&query), digits, &mut bounds);
     let logits = oracle::matmul(h, w, 1, n, k, |_, _| 0.0);
     for (group, logits) in logits.chunks(SCREEN_GROUP).enumerate() {
         let within = |logit: f32, b: &Bounds| b.lower <= logit && logit <= b.upper;
@@ -157,12 +157,12 @@ fn scan_many_queries_and_threads_equal_one() {
     for digits in [1, 2] {
         let mut queries = vec![Query::default(); 9];
         for (i, query) in queries.iter_mut().enumerate() {
-            assert!(query.prepare(Isa::best(), &deceive(14, i as u64 + 1, 1, k).0, &scales, digits));
+            assert!(query.prepare(Isa::best(), &deceive(14, i as u64 + 1, 1, k).0, &scales));
         }
         let groups = screen.groups();
         let scanned = |isa: Isa, threads: usize, queries: &[Query]| {
             let mut bounds = vec![Bounds::NONE; queries.len() * groups];
-            Team::enter(threads, |team| screen.scan(isa, team, queries, &mut bounds));
+            Team::enter(threads, |team| screen.scan(isa, team, queries, digits, &mut bounds));
             bounds
         };
         let alone: Vec<Vec<Bounds>> =

@@ -186,13 +186,18 @@ fn quantise<S: Simd>(s: S, row: &[f32], inverse: &[f32], out: &mut [[i8; LANES]]
     Bound { scale, error: bound(errors), norm: bound(norms), sum: s.sum(sums) as i32 }
 }
 
-/// A vector, ready to be screened.
+/// A vector, ready to be screened: with one digit, for a scan that arithmetic bounds, and with two.
 #[derive(Debug, Clone, Default)]
 pub struct Query {
-    /// The digits of x + 8192, four inputs a word: high, low.
+    coarse: Quantised,
+    fine: Quantised,
+}
+
+/// A vector in whole numbers.
+#[derive(Debug, Clone, Default)]
+struct Quantised {
+    /// The digits of x + 8192, four inputs a word: high, low. Of one digit all x are multiples of 128, and the low ones zero.
     digits: Vec<[u32; 2]>,
-    /// 1 or 2; with 1 all x are multiples of 128, and the low digits zero.
-    used: usize,
     /// t
     scale: f32,
     /// What E is multiplied with.
@@ -205,29 +210,34 @@ pub struct Query {
 const TINY: f32 = 1e-30;
 
 impl Query {
-    /// Prepares `h` `[k]` with 1 or 2 digits; false where the bounds would not hold or not help: numbers that are not
-    /// finite, or all zero.
+    /// Prepares `h` `[k]`; false where the bounds would not hold or not help: numbers that are not finite, or all zero.
     ///
     /// # Panics
-    /// Where `h` is shorter, or there are other digits.
-    pub fn prepare(&mut self, isa: Isa, h: &[f32], scales: &ColumnScales, digits: usize) -> bool {
-        assert!(h.len() >= scales.k && (1..=2).contains(&digits));
-        isa.run(Prepare { query: self, h, scales, digits })
+    /// Where `h` is shorter.
+    pub fn prepare(&mut self, isa: Isa, h: &[f32], scales: &ColumnScales) -> bool {
+        assert!(h.len() >= scales.k);
+        let with = |digits, out| isa.run(Prepare { out, h, scales, digits });
+        with(1, &mut self.coarse) && with(2, &mut self.fine)
+    }
+
+    #[inline(always)]
+    fn with(&self, digits: usize) -> &Quantised {
+        if digits == 1 { &self.coarse } else { &self.fine }
     }
 }
 
 /// Digits that pay: two where reading the weights takes the time of both, for one vector on AVX-512.
 ///
 /// Measured for 32128 x 256 (Zen 4, 2026-11, microseconds for 1, 2 and 4 vectors, two digits, beside other work): AVX-512
-/// 107, 178, 323; AVX2 309, 547, 775. A digit less halves the products; the survivors of the random tiny shape rise from 2
-/// to 12.
+/// 107, 178, 323; AVX2 309, 547, 775. A digit less halves the products. Groups that a scan leaves over are looked at with
+/// two digits anyway: with one the survivors of the random tiny shape rose from 2 to 12.
 #[must_use]
 pub fn screen_digits(isa: Isa, queries: usize) -> usize {
     if isa.name() == "avx512" && queries == 1 { 2 } else { 1 }
 }
 
 struct Prepare<'a> {
-    query: &'a mut Query,
+    out: &'a mut Quantised,
     h: &'a [f32],
     scales: &'a ColumnScales,
     digits: usize,
@@ -238,7 +248,7 @@ impl Kernel for Prepare<'_> {
     /// Plain loops, which the compiler turns into vectors of the instruction set.
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> bool {
-        let Prepare { query, h, scales, digits } = self;
+        let Prepare { out, h, scales, digits } = self;
         let k = scales.k;
         let scaled = || h.iter().zip(&scales.scale[..k]).map(|(h, c)| h * c);
         let top = scaled().fold(0f32, |top, x| if x.abs() > top { x.abs() } else { top });
@@ -246,17 +256,16 @@ impl Kernel for Prepare<'_> {
         let (most, step) = if digits == 1 { (63.0, 128.0) } else { (8191.0, 1.0) };
         let scale = top / most;
         let inverse = 1.0 / scale;
-        query.used = digits;
-        query.digits.clear();
-        query.digits.resize(k.div_ceil(4), [0; 2]);
+        out.digits.clear();
+        out.digits.resize(k.div_ceil(4), [0; 2]);
         let (mut norm, mut near, mut off) = (0f64, 0f64, 0f64);
         for (i, x) in scaled().enumerate() {
             // Adding 1.5 * 2^23 rounds to a whole number.
             let whole = ((x * inverse + 12_582_912.0) - 12_582_912.0).clamp(-most, most);
             let digits = (whole * step) as i32 + 8192;
             let shift = i % 4 * 8;
-            query.digits[i / 4][0] |= ((digits >> 7) as u32) << shift;
-            query.digits[i / 4][1] |= ((digits & 127) as u32) << shift;
+            out.digits[i / 4][0] |= ((digits >> 7) as u32) << shift;
+            out.digits[i / 4][1] |= ((digits & 127) as u32) << shift;
             let rounded = f64::from(scale) * f64::from(whole);
             norm += f64::from(x) * f64::from(x);
             near += rounded * rounded;
@@ -268,10 +277,10 @@ impl Kernel for Prepare<'_> {
         // of the radius itself.
         let slack = 16.0 * U;
         let up = |x: f64| ((x * (1.0 + 1e-6)) as f32).next_up();
-        query.scale = scale / step; // exact: a power of two, of a number that is checked below
-        query.of_error = up(near * (1.0 + slack));
-        query.of_norm = up(off + gamma * norm + slack * near + 1e-30);
+        out.scale = scale / step; // exact: a power of two, of a number that is checked below
+        out.of_error = up(near * (1.0 + slack));
+        out.of_norm = up(off + gamma * norm + slack * near + 1e-30);
         let fine = |x: f32| x < 1e18;
-        norm.is_finite() && scale > 1e-30 && inverse.is_finite() && fine(query.of_error) && fine(query.of_norm)
+        norm.is_finite() && scale > 1e-30 && inverse.is_finite() && fine(out.of_error) && fine(out.of_norm)
     }
 }

@@ -70,14 +70,23 @@ struct Finalists {
     row: usize,
     /// The ids whose scores a processor changes, ascending.
     apart: Vec<u32>,
-    /// What the screen leaves over of the others.
-    left: Vec<(u32, f32)>,
-    /// All of them, ascending; none where they are too many.
-    ids: Vec<u32>,
-    /// [ids]
+    /// How many of the others the screen leaves over.
+    left: usize,
+    /// All of them, ascending, with their logits; none where they are too many.
+    outputs: Vec<(u32, f32)>,
+    /// Of a few of them.
     logits: Vec<f32>,
-    /// [ids, d_model]
+    /// Of a few of them, a row of d_model each.
     weights: Vec<f32>,
+}
+
+/// What the best id is wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// The answer: the full product's, to the bit.
+    Exact,
+    /// Something to check: the largest bound will do, which spares the rows of the matrix.
+    Guess,
 }
 
 /// How a search changes the scores of a row before it takes the best.
@@ -236,6 +245,7 @@ impl LmHead {
         rows: usize,
         choice: &mut Choice,
         scores: &impl Scores,
+        wanted: Wanted,
         out: &mut Vec<u32>,
     ) -> Result<()> {
         out.clear();
@@ -250,13 +260,12 @@ impl LmHead {
         finalists.resize_with(rows.max(finalists.len()), Finalists::default);
         // Rows that the screen can serve come to the front.
         let mut served = 0;
-        let digits = screen_digits(exec.isa, rows);
         for row in 0..rows {
             let Finalists { row: of, apart, .. } = &mut finalists[served];
             *of = row;
             apart.clear();
             let few = scores.touches(row, apart) && apart.len() <= MAX_SURVIVORS;
-            if few && queries[served].prepare(exec.isa, hidden_of(row), &packing.scales, digits) {
+            if few && queries[served].prepare(exec.isa, hidden_of(row), &packing.scales) {
                 apart.sort_unstable();
                 apart.dedup();
                 served += 1;
@@ -265,36 +274,41 @@ impl LmHead {
         let (queries, finalists) = (&queries[..served], &mut finalists[..served]);
         let groups = screen.groups();
         bounds.resize(served * groups, Bounds::NONE);
-        screen.scan(exec.isa, exec.team, queries, bounds);
+        screen.scan(exec.isa, exec.team, queries, screen_digits(exec.isa, served), bounds);
         let tensor = self.tensor(model);
         exec.team.chunks_mut(finalists, 1, |query, finalists| {
-            let Finalists { row, apart, left, ids, logits, weights } = &mut finalists[0];
-            ids.clear();
-            screen.survivors(exec.isa, &queries[query], &bounds[query * groups..][..groups], apart, left);
-            if left.is_empty() || left.len() > MAX_SURVIVORS {
+            let Finalists { row, apart, left, outputs, logits, weights } = &mut finalists[0];
+            screen.survivors(exec.isa, &queries[query], &bounds[query * groups..][..groups], apart, outputs);
+            *left = outputs.len();
+            if *left == 0 || (*left > MAX_SURVIVORS && wanted == Wanted::Exact) {
+                outputs.clear();
                 return;
             }
-            ids.extend(left.iter().map(|(id, _)| *id).chain(apart.iter().copied()));
-            ids.sort_unstable();
-            let weights = room(weights, ids.len() * k);
-            for (id, out) in ids.iter().zip(weights.chunks_exact_mut(k)) {
+            outputs.extend(apart.iter().map(|id| (*id, f32::NAN)));
+            let unknown = if wanted == Wanted::Exact { &mut outputs[..] } else { &mut outputs[*left..] };
+            let weights = room(weights, unknown.len() * k);
+            for ((id, _), out) in unknown.iter().zip(weights.chunks_exact_mut(k)) {
                 weights::row(&tensor, *id as usize, model.dtype, out);
             }
-            chains(exec.isa, hidden_of(*row), weights, k, room(logits, ids.len()));
+            let logits = room(logits, unknown.len());
+            chains(exec.isa, hidden_of(*row), weights, k, logits);
+            unknown.iter_mut().zip(logits).for_each(|(output, logit)| output.1 = *logit);
+            outputs.sort_unstable_by_key(|(id, _)| *id);
         });
         dense.resize(n.max(dense.len()), f32::NEG_INFINITY);
-        let mut finalists = finalists.iter().filter(|f| !f.ids.is_empty()).peekable();
+        let mut finalists = finalists.iter().filter(|f| !f.outputs.is_empty()).peekable();
         for row in 0..rows {
-            let Some(Finalists { left, ids, logits, .. }) = finalists.next_if(|f| f.row == row) else {
+            let Some(Finalists { left, outputs, .. }) = finalists.next_if(|f| f.row == row) else {
                 let logits = self.logits(model, exec, hidden_of(row), 1, logits)?;
                 scores.process(row, &mut logits[..n]);
                 out.push(first_max(exec.isa, &logits[..n]) as u32);
                 continue;
             };
-            let outputs = ids.iter().copied().zip(logits.iter().copied());
-            out.push(best_of(outputs, row, scores, &mut dense[..n]));
-            *screened += 1;
-            *survivors += left.len();
+            out.push(best_of(outputs.iter().copied(), row, scores, &mut dense[..n]));
+            if wanted == Wanted::Exact {
+                *screened += 1;
+                *survivors += left;
+            }
         }
         Ok(())
     }

@@ -23,6 +23,8 @@ pub(crate) struct Model {
     pub(crate) cache: Option<Cache>,
     /// A decoder step reads more than caches hold.
     pub(crate) steps_wait_for_memory: bool,
+    /// What a draft reads, in steps.
+    pub(crate) draft_cost: f64,
     /// Made on first use.
     draft: OnceLock<Draft>,
     /// Searches that drafts could have served before they began to.
@@ -45,8 +47,9 @@ pub(crate) struct Draft {
     pub(crate) packed: Packed,
 }
 
-/// Bytes that a decoder step reads from which it waits for memory: more than caches hold.
-const IN_MEMORY_FROM: usize = 64 << 20;
+/// Bytes of the layers that a decoder step reads from which it waits for memory: more than a core's own caches hold.
+/// Measured from T5-Efficient-TINY's 14.7 MB on (benches/PERFORMANCE.md).
+const IN_MEMORY_FROM: usize = 12 << 20;
 /// Searches before drafts begin: making them takes about as long as they save in one.
 const SEARCHES_BEFORE_DRAFTS: usize = 2;
 
@@ -105,8 +108,13 @@ impl Model {
         let output = if let Head::Lm(head) = &head { head.name } else { embedding };
         checkpoint.keep(&[embedding, output]);
         let scaled = config.scale_decoder_outputs && matches!(head, Head::Lm(_));
-        let steps = decoder.iter().flat_map(|decoder: &Stack| &decoder.blocks).map(Block::step_bytes);
-        let steps_wait_for_memory = steps.sum::<usize>() >= IN_MEMORY_FROM;
+        let mut blocks = decoder.as_ref().map_or(Vec::new(), |decoder: &Stack| decoder.blocks.clone());
+        let matrices: Vec<&mut Matrix> = blocks.iter_mut().flat_map(Block::step_matrices_mut).collect();
+        let of_layers: usize = matrices.iter().map(|matrix| matrix.bytes()).sum();
+        let of_draft: usize = matrices.iter().map(|matrix| matrix.weights()).sum();
+        let of_head = config.vocab_size * config.d_model;
+        let draft_cost = (of_draft + of_head) as f64 / (of_layers + of_head) as f64;
+        let steps_wait_for_memory = of_layers >= IN_MEMORY_FROM;
         let (draft, searches) = (OnceLock::new(), AtomicUsize::new(0));
         let decoder_scale = scaled.then(|| (config.d_model as f64).powf(-0.5) as f32);
         Ok(Model {
@@ -124,6 +132,7 @@ impl Model {
             draft,
             searches,
             steps_wait_for_memory,
+            draft_cost,
         })
     }
 

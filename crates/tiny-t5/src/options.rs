@@ -101,7 +101,7 @@ pub enum EarlyStopping {
 #[serde(rename_all = "lowercase", expecting = "\"auto\", \"off\", \"copy\" or \"draft\"")]
 #[non_exhaustive]
 pub enum Speculation {
-    /// Copies; and drafts where a step reads over 64 MB of weights, from the third search of a model on. They then take memory of
+    /// Copies; and drafts where the layers of a step are over 12 MB, from the third search of a model on. They then take memory of
     /// about a quarter of the decoder's f32 weights.
     #[default]
     Auto,

@@ -32,11 +32,6 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    /// Bytes of weights that a step reads.
-    pub(crate) fn step_bytes(&self) -> usize {
-        self.clone().step_matrices_mut().map(|matrix| matrix.bytes()).sum()
-    }
-
     /// The matrices that a step of the decoder reads.
     pub(crate) fn step_matrices_mut(&mut self) -> impl Iterator<Item = &mut Matrix> {
         let FeedForward { wi, wo, .. } = &mut self.feed_forward;

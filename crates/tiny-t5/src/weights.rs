@@ -42,6 +42,10 @@ impl Matrix {
     pub(crate) fn bytes(&self) -> usize {
         self.n.div_ceil(LANES) * self.kind.panel_bytes(self.k)
     }
+
+    pub(crate) fn weights(&self) -> usize {
+        self.n * self.k
+    }
 }
 
 /// How a tensor's rows or columns are divided into heads.

@@ -1,6 +1,6 @@
 //! The scan: bounds of 64 rows at a time, and which rows they leave over.
 
-use super::{BOUNDS, Query, SCREEN_GROUP, SCREEN_MAX_K, TINY, panel_bytes, screen_bytes};
+use super::{BOUNDS, Quantised, Query, SCREEN_GROUP, SCREEN_MAX_K, TINY, panel_bytes, screen_bytes};
 use crate::region::{MAX_CHUNKS, Team};
 use crate::simd::{Isa, Kernel, LANES, Simd, unrolled};
 use std::ops::Range;
@@ -47,20 +47,20 @@ impl<'a> Screen<'a> {
         self.n.div_ceil(SCREEN_GROUP)
     }
 
-    /// Bounds of every group: `bounds` is [queries, groups]. Of a shorter last group nothing is said. The queries have the same
-    /// number of digits.
+    /// Bounds of every group, from 1 or 2 digits of the queries: `bounds` is [queries, groups]. Of a shorter last group
+    /// nothing is said.
     ///
     /// # Panics
-    /// Where a length does not fit.
-    pub fn scan(&self, isa: Isa, team: &Team, queries: &[Query], bounds: &mut [Bounds]) {
+    /// Where a length does not fit, or there are other digits.
+    pub fn scan(&self, isa: Isa, team: &Team, queries: &[Query], digits: usize, bounds: &mut [Bounds]) {
         let (groups, whole) = (self.groups(), self.n / SCREEN_GROUP);
-        assert!(queries.iter().all(|q| q.digits.len() == self.k.div_ceil(4) && q.used == queries[0].used));
+        assert!(queries.iter().all(|q| self.fits(q)) && (1..=2).contains(&digits));
         assert!(bounds.len() == queries.len() * groups);
         if whole < groups {
             bounds.iter_mut().skip(whole).step_by(groups).for_each(|last| *last = Bounds::NONE);
         }
         let out = Out(bounds.as_mut_ptr());
-        let scan = |of: Range<usize>| isa.run(Scan { screen: *self, queries, of, out: &out });
+        let scan = |of: Range<usize>| isa.run(Scan { screen: *self, queries, digits, of, out: &out });
         let chunks = (4 * team.threads()).min(whole.div_ceil(8)).clamp(1, MAX_CHUNKS);
         if team.threads() == 1 || chunks == 1 {
             return scan(0..whole);
@@ -75,7 +75,7 @@ impl<'a> Screen<'a> {
     /// # Panics
     /// Where `apart` does not ascend, or has a row that is not there, or a length does not fit.
     pub fn survivors(&self, isa: Isa, query: &Query, bounds: &[Bounds], apart: &[u32], rows: &mut Vec<(u32, f32)>) {
-        assert!(bounds.len() == self.groups() && query.digits.len() == self.k.div_ceil(4));
+        assert!(bounds.len() == self.groups() && self.fits(query));
         assert!(apart.is_sorted() && apart.last().is_none_or(|row| (*row as usize) < self.n));
         rows.clear();
         // What a row apart has is not a bound of the others: each row of its group is looked at.
@@ -108,13 +108,17 @@ impl<'a> Screen<'a> {
         rows.retain(|(_, upper)| *upper >= least);
     }
 
-    /// Bounds of the product with each row of a group, which are those of one product; zero rows behind the last.
+    fn fits(&self, query: &Query) -> bool {
+        [&query.coarse, &query.fine].iter().all(|of| of.digits.len() == self.k.div_ceil(4))
+    }
+
+    /// Bounds of the product with each row of a group, from two digits; zero rows behind the last.
     ///
     /// # Panics
     /// Where the group is not there, or a length does not fit.
     #[must_use]
     pub fn rows(&self, isa: Isa, query: &Query, group: usize) -> [Bounds; SCREEN_GROUP] {
-        assert!(group < self.groups() && query.digits.len() == self.k.div_ceil(4));
+        assert!(group < self.groups() && self.fits(query));
         isa.run(Rows { screen: *self, query, group })
     }
 }
@@ -128,6 +132,7 @@ unsafe impl Sync for Out {}
 struct Scan<'a> {
     screen: Screen<'a>,
     queries: &'a [Query],
+    digits: usize,
     of: Range<usize>,
     out: &'a Out,
 }
@@ -138,7 +143,7 @@ impl Kernel for Scan<'_> {
     /// which waits for memory anyway.
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let one_digit = self.queries.iter().all(|q| q.used == 1);
+        let one_digit = self.digits == 1;
         for group in self.of.clone() {
             let mut first = 0;
             while first < self.queries.len() {
@@ -174,10 +179,11 @@ impl Scan<'_> {
         if M.max(P) > S::WIDEST || (M == 4 && P == 2 && S::PANELS < 2) {
             return M; // never asked for; no code is made for it
         }
+        let queries = std::array::from_fn(|m| self.queries[first + m].with(self.digits));
         let mut bounds = [[s.splat(f32::NEG_INFINITY); 2]; M];
         for panel in (group * PANELS..(group + 1) * PANELS).step_by(P) {
             // SAFETY: as the caller's.
-            let found = unsafe { intervals::<S, M, P, D>(s, self.screen, &self.queries[first..first + M], panel) };
+            let found = unsafe { intervals::<S, M, P, D>(s, self.screen, queries, panel) };
             unrolled!(M of 4, m => {
                 unrolled!(P of 4, p => {
                     let [lower, upper] = found[m][p];
@@ -210,7 +216,7 @@ impl Kernel for Rows<'_> {
         let last = screen.n.div_ceil(LANES);
         for panel in group * PANELS..((group + 1) * PANELS).min(last) {
             // SAFETY: `rows` found the group there, and the query as long as the panels ask for; panels are below n / 16.
-            let [[[lower, upper]]] = unsafe { intervals::<S, 1, 1, 2>(s, screen, std::slice::from_ref(query), panel) };
+            let [[[lower, upper]]] = unsafe { intervals::<S, 1, 1, 2>(s, screen, [&query.fine], panel) };
             let out = &mut out[panel % PANELS * LANES..][..LANES];
             for ((out, lower), upper) in out.iter_mut().zip(s.to_array(lower)).zip(s.to_array(upper)) {
                 *out = Bounds { lower, upper };
@@ -228,7 +234,7 @@ impl Kernel for Rows<'_> {
 unsafe fn intervals<S: Simd, const M: usize, const P: usize, const D: usize>(
     s: S,
     screen: Screen<'_>,
-    queries: &[Query],
+    queries: [&Quantised; M],
     panel: usize,
 ) -> [[[S::F; 2]; P]; M] {
     let k = screen.k;

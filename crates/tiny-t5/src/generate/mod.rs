@@ -23,7 +23,7 @@ pub(crate) use settings::{Settings, eos};
 use crate::decoder::{self, DecoderState, Feed};
 use crate::encoder::{self, EncoderState};
 use crate::error::Result;
-use crate::lm_head::{Choice, LmHead, Scores};
+use crate::lm_head::{Choice, LmHead, Scores, Wanted};
 use crate::model::Model;
 use crate::options::{Dtype, Speculation};
 use crate::stack::{Exec, Scratch, Stack};
@@ -428,20 +428,20 @@ impl<'a> Search<'a> {
     /// Decodes what was fed; the best id of each of its rows.
     fn best(&mut self, scores: &impl Scores, best: &mut Vec<u32>) -> Result<()> {
         self.decode();
-        self.best_of_decoded(scores, best)
+        self.best_of_decoded(scores, Wanted::Exact, best)
     }
 
     /// [`Search::best`] by the decoder at 8 bits.
     fn draft(&mut self, scores: &impl Scores, best: &mut Vec<u32>) -> Result<()> {
         let draft = self.model.draft(self.exec, self.decoder)?;
         self.decode_by((&draft.stack, &draft.packed));
-        self.best_of_decoded(scores, best)
+        self.best_of_decoded(scores, Wanted::Guess, best)
     }
 
-    fn best_of_decoded(&mut self, scores: &impl Scores, best: &mut Vec<u32>) -> Result<()> {
+    fn best_of_decoded(&mut self, scores: &impl Scores, wanted: Wanted, best: &mut Vec<u32>) -> Result<()> {
         let start = Instant::now();
         let State { decoder, choice, ids, .. } = &mut *self.state;
-        self.head.best(self.model, self.exec, &decoder.hidden, ids.len(), choice, scores, best)?;
+        self.head.best(self.model, self.exec, &decoder.hidden, ids.len(), choice, scores, wanted, best)?;
         self.timings.head_ms += ms(start);
         Ok(())
     }

@@ -37,10 +37,11 @@ struct Costs {
     draft: f64,
 }
 
-/// A decoder in the caches: a row more waits for arithmetic, and a draft for the LM head as long as a pass does.
-const IN_CACHE: Costs = Costs { row: 0.3, draft: 0.7 };
-/// A decoder in memory, which a pass waits for.
-const IN_MEMORY: Costs = Costs { row: 0.1, draft: 0.33 };
+/// A row more in a pass that waits for memory, and where the decoder lies in the caches of a core.
+const ROW: f64 = 0.1;
+const ROW_IN_CACHE: f64 = 0.3;
+/// What is assumed where the caller asks for a way of guessing, who knows that it pays.
+const ASKED: Costs = Costs { row: ROW, draft: 0.33 };
 /// Guessing begins where it promises this many times the tokens of plain steps.
 const PAYS: f64 = 1.05;
 
@@ -133,10 +134,13 @@ impl Speculation {
     pub(super) fn start(search: &mut Search<'_>, source: &[u32], copies: bool, drafts: bool) -> Box<Speculation> {
         search.begin([(0, 0)].into_iter());
         let settings = search.settings;
-        // Who asks for a way of guessing knows that it pays.
-        let asked = settings.speculation != crate::options::Speculation::Auto;
-        let in_memory = asked || search.model.steps_wait_for_memory;
-        let costs = if in_memory { IN_MEMORY } else { IN_CACHE };
+        let costs = match settings.speculation {
+            crate::options::Speculation::Auto => Costs {
+                row: if search.model.steps_wait_for_memory { ROW } else { ROW_IN_CACHE },
+                draft: search.model.draft_cost,
+            },
+            _ => ASKED,
+        };
         let mut this = search.state.spare.speculation.take().unwrap_or_else(|| {
             let (source, ids, picked) = Default::default();
             Box::new(Speculation { source, ids, len: 0, picked, found: None, copies, drafts, costs })
@@ -173,13 +177,11 @@ impl Speculation {
             return Ok(Way::Plain);
         }
         let n = drafts.best(left, row + draft);
-        let screened = (search.state.choice.screened, search.state.choice.survivors);
         for _ in 0..n {
             let last = self.ids.len() - 1;
             self.pass(search, last, true)?;
             self.ids.push(self.picked[0]);
         }
-        (search.state.choice.screened, search.state.choice.survivors) = screened;
         search.state.decoder.caches[0].truncate(self.len - 1);
         Ok(if n > 0 { Way::Drafts } else { Way::Plain })
     }

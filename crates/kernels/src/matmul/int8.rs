@@ -170,9 +170,12 @@ thread_local! {
 }
 
 /// Rows of the tile that begins with `left` rows to go: they share each load of the weights.
+///
+/// Of one digit eight rows and two panels fill the registers. Sums of several blocks of inputs leave no room for that.
 #[inline(always)]
-pub(super) fn height<S: Simd>(left: usize) -> usize {
+pub(super) fn height<S: Simd>(left: usize, digits: Digits, k: usize) -> usize {
     match left {
+        8.. if S::PANELS == 2 && digits == Digits::One && k.div_ceil(4) <= BLOCK => 8,
         4.. if S::WIDEST == 4 => 4,
         2.. if S::WIDEST == 4 => 2,
         _ => 1,
@@ -218,7 +221,7 @@ impl Kernel for Quantise<'_> {
         let mut rest = self.out;
         while !rest.is_empty() {
             let size = words(w.k, self.digits);
-            let together = height::<S>(rest.len() / size);
+            let together = height::<S>(rest.len() / size, self.digits, w.k);
             let (tile, after) = rest.split_at_mut(together * size);
             rest = after;
             let (tile, scales) = tile.split_at_mut(tile.len() - together);
@@ -310,7 +313,8 @@ impl<const D: usize> Kernel for Part<'_, D> {
     /// A row alone takes four panels at a time, so that sums do not wait for one another.
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let m = self.p.m;
+        let (m, k) = (self.p.m, self.p.w.k);
+        let digits = if D == 1 { Digits::One } else { Digits::Two };
         let wide = if m == 1 { S::WIDEST } else { S::PANELS.min(2) };
         let mut panel = self.of.start;
         while panel < self.of.end {
@@ -320,7 +324,9 @@ impl<const D: usize> Kernel for Part<'_, D> {
                 // SAFETY: `product` found every panel within the weights; rows below m and panels below n / 16 lie within the
                 // inputs, which `Quantise` made, and within the outputs, which `matmul` checked.
                 row += unsafe {
-                    match (height::<S>(m - row), wide) {
+                    match (height::<S>(m - row, digits, k), wide) {
+                        (8, 2) => self.tile::<S, 8, 2>(s, row, panel),
+                        (8, _) => self.tile::<S, 8, 1>(s, row, panel),
                         (4, 2) => self.tile::<S, 4, 2>(s, row, panel),
                         (4, _) => self.tile::<S, 4, 1>(s, row, panel),
                         (2, 2) => self.tile::<S, 2, 2>(s, row, panel),
@@ -343,11 +349,10 @@ impl<const D: usize> Part<'_, D> {
     /// Rows `row..row + M` and panels `panel..panel + P` are there.
     #[inline(always)]
     unsafe fn tile<S: Simd, const M: usize, const P: usize>(&self, s: S, row: usize, panel: usize) -> usize {
-        if M.max(P) > S::WIDEST || (P == 2 && S::PANELS < 2) {
+        if P > S::WIDEST || M > 2 * S::WIDEST || (P == 2 && S::PANELS < 2) || (M == 8 && (S::PANELS < 2 || D == 2)) {
             return M; // never asked for; no code is made for it
         }
         let (groups, size) = (self.p.w.k.div_ceil(4), panel_bytes(self.p.w.k));
-        let blocks = groups.div_ceil(BLOCK);
         let mut dots = [[s.splat(0.0); P]; M];
         // SAFETY: a panel is `size` bytes: groups of 64, then the sums of every block, scales and norms; a tile of the inputs is M
         // rows of `row_words`, as `Quantise` made it.
@@ -356,38 +361,26 @@ impl<const D: usize> Part<'_, D> {
             let w = self.panels.as_ptr().add(panel * size).cast::<i8>();
             let x = self.inputs.as_ptr().add(row * row_words);
             let steps = x.add(M * (row_words - 1)).cast::<f32>();
-            for block in 0..blocks {
-                let mut high = [[s.int_zero(); P]; M];
-                let mut low = [[s.int_zero(); P]; M];
-                let end = ((block + 1) * BLOCK).min(groups);
-                for first in (block * BLOCK..end).step_by(CHUNK) {
-                    let (x, w) = (x.add(first * M * D), w.add(first * 4 * LANES));
-                    for i in 0..CHUNK.min(end - first) {
-                        unrolled!(M of 4, m => {
-                            unrolled!(P of 4, p => {
-                                let w = w.add(p * size + i * 4 * LANES);
-                                if D == 1 {
-                                    high[m][p] = s.dot4_signed(high[m][p], *x.add(m * CHUNK + i), w);
-                                } else {
-                                    high[m][p] = s.dot4(high[m][p], *x.add(m * D * CHUNK + i), w);
-                                    low[m][p] = s.dot4(low[m][p], *x.add((m * D + 1) * CHUNK + i), w);
-                                }
-                            });
-                        });
-                    }
-                }
-                unrolled!(M of 4, m => {
+            // Tiles in turn ask for what follows these panels. An address only: it may lie behind the last one.
+            let ahead = (M > 2).then(|| w.wrapping_add(P * size + row / M * (groups / CHUNK) * LINE));
+            for block in 0..groups.div_ceil(BLOCK) {
+                let of = block * BLOCK..((block + 1) * BLOCK).min(groups);
+                let sums = sums::<S, M, P, D>(s, (x, w), size, of, ahead);
+                unrolled!(M, m => {
                     unrolled!(P of 4, p => {
-                        let sums = w.add(p * size + groups * 4 * LANES).cast::<i32>().add(block * LANES);
+                        let of_weights = w.add(p * size + groups * 4 * LANES).cast::<i32>().add(block * LANES);
                         let sum = match D {
-                            1 => s.int_signed(high[m][p], sums),
-                            _ => s.int_join(high[m][p], low[m][p], sums),
+                            1 => s.int_signed(sums[m][p][0], of_weights),
+                            _ => s.int_join(sums[m][p][0], sums[m][p][D - 1], of_weights),
                         };
                         dots[m][p] = s.add(dots[m][p], s.int_to_f32(sum));
                     });
                 });
+                if M > 4 {
+                    break; // the only block, see `height`; and so the registers need not hold `dots` meanwhile
+                }
             }
-            unrolled!(M of 4, m => {
+            unrolled!(M, m => {
                 let scale = s.splat(*steps.add(m));
                 unrolled!(P of 4, p => {
                     let scales = w.add(p * size + size - 2 * LANES * 4).cast::<f32>();
@@ -404,4 +397,72 @@ impl<const D: usize> Part<'_, D> {
         }
         M
     }
+}
+
+/// Bytes of a line of the caches.
+const LINE: usize = 64;
+
+/// The one inner loop: the sums of M rows of inputs, of `D` digits, with P panels, `size` bytes from one to the next, over
+/// the words `of`. Every fourth word asks for a further line of `ahead`.
+///
+/// `x` are the inputs of the tile, `[k / 16][M][D][4]` words; `w` are the weights of its first panel. Words are written out by four;
+/// see `product::tile`.
+///
+/// # Safety
+/// They are there; `of` begins at a multiple of 4.
+#[inline(always)]
+pub(super) unsafe fn sums<S: Simd, const M: usize, const P: usize, const D: usize>(
+    s: S,
+    (x, w): (*const u32, *const i8),
+    size: usize,
+    of: Range<usize>,
+    ahead: Option<*const i8>,
+) -> [[[S::I; D]; P]; M] {
+    let mut sums = [[[s.int_zero(); D]; P]; M];
+    let mut first = of.start;
+    // SAFETY: words below `of.end` are there.
+    unsafe {
+        while first + CHUNK <= of.end {
+            if let Some(ahead) = ahead {
+                s.prefetch(ahead.wrapping_add((first - of.start) / CHUNK * LINE).cast());
+            }
+            let at = (x.add(first * M * D), w.add(first * 4 * LANES));
+            unrolled!(CHUNK of 4, i => { sums = add_word::<S, M, P, D>(s, at, size, i, sums); });
+            first += CHUNK;
+        }
+        let at = (x.add(first * M * D), w.add(first * 4 * LANES));
+        for i in 0..of.end - first {
+            sums = add_word::<S, M, P, D>(s, at, size, i, sums);
+        }
+    }
+    sums
+}
+
+/// Word i of a chunk.
+///
+/// # Safety
+/// As [`sums`].
+#[inline(always)]
+unsafe fn add_word<S: Simd, const M: usize, const P: usize, const D: usize>(
+    s: S,
+    (x, w): (*const u32, *const i8),
+    size: usize,
+    i: usize,
+    mut sums: [[[S::I; D]; P]; M],
+) -> [[[S::I; D]; P]; M] {
+    // SAFETY: as the caller's.
+    unsafe {
+        unrolled!(M, m => {
+            unrolled!(P of 4, p => {
+                let (x, w) = (x.add(m * D * CHUNK + i), w.add(p * size + i * 4 * LANES));
+                if D == 1 {
+                    sums[m][p][0] = s.dot4_signed(sums[m][p][0], *x, w);
+                } else {
+                    sums[m][p][0] = s.dot4(sums[m][p][0], *x, w);
+                    sums[m][p][D - 1] = s.dot4(sums[m][p][D - 1], *x.add(CHUNK), w);
+                }
+            });
+        });
+    }
+    sums
 }

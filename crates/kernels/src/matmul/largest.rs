@@ -4,7 +4,9 @@
 //! over r can add, |r| |q| (Cauchy and Schwarz). Groups of outputs whose upper bound is below the best lower bound cannot
 //! have the largest; the others, few, are computed as [`super::matmul`] computes them.
 
-use super::int8::{self, BLOCK, CHUNK, Digits, ROUND, height, most, nearest, panel_bytes, scale_of, store_digits};
+use super::int8::{
+    self, BLOCK, CHUNK, Digits, ROUND, height, most, nearest, panel_bytes, scale_of, store_digits, sums,
+};
 use super::panels::{Panels, Storage};
 use super::product::{Epilogue, Product};
 use crate::region::{MAX_CHUNKS, Team};
@@ -130,7 +132,7 @@ impl Kernel for Round<'_> {
         let mut rows = a.chunks(lda);
         let mut rest = self.out;
         while !rest.is_empty() {
-            let together = height::<S>(rest.len() / words(w.k));
+            let together = height::<S>(rest.len() / words(w.k), Digits::One, w.k);
             let (tile, after) = rest.split_at_mut(together * words(w.k));
             rest = after;
             let (tile, behind) = tile.split_at_mut(tile.len() - 2 * together);
@@ -182,7 +184,8 @@ impl Kernel for Scan<'_> {
             while row < m {
                 // SAFETY: `largest` found the rows within the inputs, which `Round` made, and gives whole groups.
                 row += unsafe {
-                    match height::<S>(m - row) {
+                    match height::<S>(m - row, Digits::One, self.p.w.k) {
+                        8 => self.group::<S, 8, 2>(s, row, group),
                         4 if S::PANELS == 2 => self.group::<S, 4, 2>(s, row, group),
                         4 => self.group::<S, 4, 1>(s, row, group),
                         2 if S::PANELS == 2 => self.group::<S, 2, 2>(s, row, group),
@@ -203,7 +206,7 @@ impl Scan<'_> {
     /// Rows `row..row + M` and the panels of `group` are there.
     #[inline(always)]
     unsafe fn group<S: Simd, const M: usize, const P: usize>(&self, s: S, row: usize, group: usize) -> usize {
-        if M.max(P) > S::WIDEST || (P == 2 && S::PANELS < 2) {
+        if P > S::WIDEST || M > 2 * S::WIDEST || (P == 2 && S::PANELS < 2) || (M == 8 && S::PANELS < 2) {
             return M; // never asked for; no code is made for it
         }
         let k = self.p.w.k;
@@ -217,23 +220,12 @@ impl Scan<'_> {
             let steps = x.add(M * (words(k) - 2)).cast::<f32>();
             for panel in (group * GROUP..(group + 1) * GROUP).step_by(P) {
                 let w = self.panels.as_ptr().add(panel * size).cast::<i8>();
-                let mut sums = [[s.int_zero(); P]; M];
-                for first in (0..fours).step_by(CHUNK) {
-                    let (x, w) = (x.add(first * M), w.add(first * 4 * LANES));
-                    for i in 0..CHUNK.min(fours - first) {
-                        unrolled!(M of 4, m => {
-                            unrolled!(P of 4, p => {
-                                let w = w.add(p * size + i * 4 * LANES);
-                                sums[m][p] = s.dot4_signed(sums[m][p], *x.add(m * CHUNK + i), w);
-                            });
-                        });
-                    }
-                }
-                unrolled!(M of 4, m => {
+                let sums = sums::<S, M, P, 1>(s, (x, w), size, 0..fours, None);
+                unrolled!(M, m => {
                     let (step, left) = (s.splat(*steps.add(m)), s.splat(*steps.add(M + m)));
                     unrolled!(P of 4, p => {
                         let behind = w.add(p * size + fours * 4 * LANES);
-                        let dot = s.int_to_f32(s.int_signed(sums[m][p], behind.cast()));
+                        let dot = s.int_to_f32(s.int_signed(sums[m][p][0], behind.cast()));
                         let scale = s.mul(s.load(behind.cast::<f32>().add(LANES)), step);
                         let norm = s.load(behind.cast::<f32>().add(2 * LANES));
                         let centre = s.mul(scale, s.mul(dot, s.splat(128.0)));
@@ -249,7 +241,7 @@ impl Scan<'_> {
                     });
                 });
             }
-            unrolled!(M of 4, m => {
+            unrolled!(M, m => {
                 let bounds = Bounds { lower: s.max_lane(bounds[m][0]), upper: s.max_lane(bounds[m][1]) };
                 *self.out.0.add((row + m) * self.groups + group) = bounds;
             });

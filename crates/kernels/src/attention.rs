@@ -146,7 +146,7 @@ pub fn attention<'a>(
         let a = sequence(i / row_chunks);
         let first = a.rows.start + i % row_chunks * ROWS;
         let rows = first..(first + ROWS).min(a.rows.end);
-        isa.run(Head { a: &a, d_kv, head, heads, rows, queries, query_stride, out: &out, scores });
+        compute(isa, Head { a: &a, d_kv, head, heads, rows, queries, query_stride, out: &out, scores });
     };
     let chunks = count * row_chunks * heads;
     if team.threads() > 1 && work >= PARALLEL && chunks <= crate::MAX_CHUNKS {
@@ -178,6 +178,13 @@ struct Out(*mut f32);
 
 // SAFETY: the chunks of `attention` write disjoint (rows, head) parts of an exclusively borrowed slice.
 unsafe impl Sync for Out {}
+
+/// Runs the kernel. [`attention`] is generic, and so compiled in the crate of its caller, with that crate's settings: here the
+/// kernel is compiled as all kernels are. Where a caller was built for size, it ran at half the speed.
+#[inline(never)]
+fn compute(isa: Isa, head: Head<'_>) {
+    isa.run(head);
+}
 
 /// One head of some queries of one sequence.
 struct Head<'a> {

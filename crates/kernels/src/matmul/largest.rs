@@ -220,7 +220,10 @@ impl Scan<'_> {
             let steps = x.add(M * (words(k) - 2)).cast::<f32>();
             for panel in (group * GROUP..(group + 1) * GROUP).step_by(P) {
                 let w = self.panels.as_ptr().add(panel * size).cast::<i8>();
-                let sums = sums::<S, M, P, 1>(s, (x, w), size, 0..fours, None);
+                // Tiles in turn ask for a part of the next group each. An address only: it may lie behind the last one.
+                let part = (row / M * GROUP + panel % GROUP) / P * (fours / CHUNK) * 64;
+                let ahead = (M > 2).then(|| w.wrapping_add((GROUP - panel % GROUP) * size + part));
+                let sums = sums::<S, M, P, 1>(s, (x, w), size, 0..fours, ahead);
                 unrolled!(M, m => {
                     let (step, left) = (s.splat(*steps.add(m)), s.splat(*steps.add(M + m)));
                     unrolled!(P of 4, p => {

@@ -151,6 +151,7 @@ impl Kernel for Scan<'_> {
                 // SAFETY: `scan` gives whole groups, and found the queries as long as the panels ask for.
                 first += unsafe {
                     match (left, one_digit) {
+                        (8.., true) if S::PANELS == 2 => self.group::<S, 8, 2, 1>(s, first, group),
                         (4.., true) if S::PANELS == 2 => self.group::<S, 4, 2, 1>(s, first, group),
                         (4.., true) if S::WIDEST == 4 => self.group::<S, 4, 1, 1>(s, first, group),
                         (2.., true) if S::WIDEST == 4 => self.group::<S, 2, 2, 1>(s, first, group),
@@ -176,22 +177,25 @@ impl Scan<'_> {
         first: usize,
         group: usize,
     ) -> usize {
-        if M.max(P) > S::WIDEST || (M == 4 && P == 2 && S::PANELS < 2) {
+        if P > S::WIDEST || M > 2 * S::WIDEST || (M >= 4 && P == 2 && S::PANELS < 2) {
             return M; // never asked for; no code is made for it
         }
         let queries = std::array::from_fn(|m| self.queries[first + m].with(self.digits));
         let mut bounds = [[s.splat(f32::NEG_INFINITY); 2]; M];
         for panel in (group * PANELS..(group + 1) * PANELS).step_by(P) {
+            // Tiles in turn ask for a part of the next group each; one query reads as fast as memory gives.
+            let tile = (first / M * PANELS + panel % PANELS) / P;
+            let ahead = (M > 2).then_some(((PANELS - panel % PANELS) * panel_bytes(self.screen.k), tile));
             // SAFETY: as the caller's.
-            let found = unsafe { intervals::<S, M, P, D>(s, self.screen, queries, panel) };
-            unrolled!(M of 4, m => {
+            let found = unsafe { intervals::<S, M, P, D>(s, self.screen, queries, panel, ahead) };
+            unrolled!(M, m => {
                 unrolled!(P of 4, p => {
                     let [lower, upper] = found[m][p];
                     bounds[m] = [s.max(lower, bounds[m][0]), s.max(upper, bounds[m][1])];
                 });
             });
         }
-        unrolled!(M of 4, m => {
+        unrolled!(M, m => {
             let [lower, upper] = bounds[m].map(|lanes| s.max_lane(lanes));
             // SAFETY: query `first + m` and the group are within the slice that `scan` checked.
             unsafe { *self.out.0.add((first + m) * self.screen.groups() + group) = Bounds { lower, upper } };
@@ -216,7 +220,7 @@ impl Kernel for Rows<'_> {
         let last = screen.n.div_ceil(LANES);
         for panel in group * PANELS..((group + 1) * PANELS).min(last) {
             // SAFETY: `rows` found the group there, and the query as long as the panels ask for; panels are below n / 16.
-            let [[[lower, upper]]] = unsafe { intervals::<S, 1, 1, 2>(s, screen, [&query.fine], panel) };
+            let [[[lower, upper]]] = unsafe { intervals::<S, 1, 1, 2>(s, screen, [&query.fine], panel, None) };
             let out = &mut out[panel % PANELS * LANES..][..LANES];
             for ((out, lower), upper) in out.iter_mut().zip(s.to_array(lower)).zip(s.to_array(upper)) {
                 *out = Bounds { lower, upper };
@@ -228,6 +232,8 @@ impl Kernel for Rows<'_> {
 
 /// The bounds of the products of M queries with the rows of P panels, of `D` digits: [lower, upper].
 ///
+/// `ahead` is how many bytes behind these panels what is read next begins, and which part of it to ask for.
+///
 /// # Safety
 /// Panels `panel..panel + P` are there; the M queries fit the screen, and have no more than `D` digits.
 #[inline(always)]
@@ -236,33 +242,33 @@ unsafe fn intervals<S: Simd, const M: usize, const P: usize, const D: usize>(
     screen: Screen<'_>,
     queries: [&Quantised; M],
     panel: usize,
+    ahead: Option<(usize, usize)>,
 ) -> [[[S::F; 2]; P]; M] {
-    let k = screen.k;
-    let size = panel_bytes(k);
-    let mut high = [[s.int_zero(); P]; M];
-    let mut low = [[s.int_zero(); P]; M];
+    let (words, size) = (screen.k.div_ceil(4), panel_bytes(screen.k));
+    let mut sums = [[[s.int_zero(); 2]; P]; M];
     let mut found = [[[s.splat(0.0); 2]; P]; M];
     // SAFETY: a panel is `size` bytes: k / 4 groups of 64, then the bounds.
     unsafe {
         let w = screen.panels.as_ptr().add(panel * size).cast::<i8>();
-        for i in 0..k.div_ceil(4) {
-            unrolled!(M of 4, m => {
-                let [h, l] = *queries[m].digits.get_unchecked(i);
-                unrolled!(P of 4, p => {
-                    let w = w.add(p * size + i * 4 * LANES);
-                    high[m][p] = s.dot4(high[m][p], h, w);
-                    if D == 2 {
-                        low[m][p] = s.dot4(low[m][p], l, w);
-                    }
-                });
-            });
+        // Written out by four, see `matmul::product::tile`.
+        let mut first = 0;
+        while first + STEPS <= words {
+            if let Some((bytes, part)) = ahead {
+                s.prefetch(w.wrapping_add(bytes + (part * words + first) / STEPS * LINE).cast());
+            }
+            unrolled!(STEPS of 4, i => { sums = add_word::<S, M, P, D>(s, queries, w, size, first + i, sums); });
+            first += STEPS;
         }
-        unrolled!(M of 4, m => {
+        for i in first..words {
+            sums = add_word::<S, M, P, D>(s, queries, w, size, i, sums);
+        }
+        unrolled!(M, m => {
             let query = &queries[m];
             unrolled!(P of 4, p => {
                 let bounds = w.add(p * size + size - BOUNDS);
                 let [scale, error, norm] = [0, 1, 2].map(|i| s.load(bounds.cast::<f32>().add(i * LANES)));
-                let dot = s.int_to_f32(s.int_join(high[m][p], low[m][p], bounds.cast::<i32>().add(3 * LANES)));
+                let [high, low] = sums[m][p];
+                let dot = s.int_to_f32(s.int_join(high, low, bounds.cast::<i32>().add(3 * LANES)));
                 let centre = s.mul(s.mul(scale, s.splat(query.scale)), dot);
                 let radius = s.mul_add(norm, s.splat(query.of_norm), s.splat(TINY));
                 let radius = s.mul_add(error, s.splat(query.of_error), radius);
@@ -271,4 +277,38 @@ unsafe fn intervals<S: Simd, const M: usize, const P: usize, const D: usize>(
         });
     }
     found
+}
+
+/// Words that are written out together.
+const STEPS: usize = 4;
+/// Bytes of a line of the caches.
+const LINE: usize = 64;
+
+/// Adds the products of word i: the sums of the high digits, and of the low ones.
+///
+/// # Safety
+/// As [`intervals`].
+#[inline(always)]
+unsafe fn add_word<S: Simd, const M: usize, const P: usize, const D: usize>(
+    s: S,
+    queries: [&Quantised; M],
+    w: *const i8,
+    size: usize,
+    i: usize,
+    mut sums: [[[S::I; 2]; P]; M],
+) -> [[[S::I; 2]; P]; M] {
+    // SAFETY: as the caller's.
+    unsafe {
+        unrolled!(M, m => {
+            let [high, low] = *queries[m].digits.get_unchecked(i);
+            unrolled!(P of 4, p => {
+                let w = w.add(p * size + i * 4 * LANES);
+                sums[m][p][0] = s.dot4(sums[m][p][0], high, w);
+                if D == 2 {
+                    sums[m][p][1] = s.dot4(sums[m][p][1], low, w);
+                }
+            });
+        });
+    }
+    sums
 }

@@ -12,6 +12,8 @@ mod args;
 mod bench;
 #[path = "../src/classify.rs"]
 mod classify;
+#[path = "../src/colour.rs"]
+mod colour;
 #[path = "../src/encode.rs"]
 mod encode;
 #[path = "../src/failure.rs"]

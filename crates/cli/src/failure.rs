@@ -44,8 +44,8 @@ impl Failure {
         let (code, line) = match self {
             Failure::OutputClosed => return ExitCode::SUCCESS,
             Failure::Clap(error) if !error.use_stderr() => {
-                // Help and version; a reader that has gone is no failure.
-                let _ = error.print();
+                // Help and version.
+                crate::output::print_help(&error.render().to_string());
                 return ExitCode::SUCCESS;
             }
             Failure::Clap(error) => (2, clap_line(&error.render().to_string())),

@@ -79,6 +79,21 @@ fn help_lists_the_values_of_an_option_once() {
     }
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn help_that_cannot_be_written_is_an_error_but_for_a_reader_that_has_gone() {
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_tiny-t5")).arg("--help").stdout(full).output().unwrap();
+    let line = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(line.starts_with("error: standard output: ") && line.lines().count() == 1, "{line}");
+
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = Command::new(env!("CARGO_BIN_EXE_tiny-t5")).arg("--help").stdout(writer).output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty());
+}
+
 #[test]
 fn no_line_of_help_is_wider_than_a_hundred_columns() {
     for command in COMMANDS {

@@ -45,8 +45,8 @@ impl Failure {
             Failure::OutputClosed => return ExitCode::SUCCESS,
             Failure::Clap(error) if !error.use_stderr() => {
                 // Help and version.
-                crate::output::print_help(&error.render().to_string());
-                return ExitCode::SUCCESS;
+                let printed = crate::output::print_help(&error.render().to_string());
+                return printed.map_or_else(|failure| failure.report(), |()| ExitCode::SUCCESS);
             }
             Failure::Clap(error) => (2, clap_line(&error.render().to_string())),
             Failure::Usage(line) => (2, line.clone()),

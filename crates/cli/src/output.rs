@@ -21,7 +21,7 @@ pub(crate) fn say(kind: &str, text: &str) {
 }
 
 /// Prints what `--help` or `--version` asked for, headings bold on a terminal.
-pub(crate) fn print_help(text: &str) {
+pub(crate) fn print_help(text: &str) -> Result<(), Failure> {
     let is_heading = |line: &str| line.ends_with(':') && !line.starts_with(' ');
     let paint = |line: &str| match line.trim_end_matches('\n') {
         heading if is_heading(heading) => line.replace(heading, &Colour::Bold.paint(heading)),
@@ -32,8 +32,8 @@ pub(crate) fn print_help(text: &str) {
         true => text.split_inclusive('\n').map(paint).collect(),
         false => text.to_owned(),
     };
-    // A reader that has gone is no failure.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    let mut out = Output::new();
+    out.part(text)
 }
 
 /// Standard output, a line an answer.

@@ -940,9 +940,9 @@ fn cli_help_names_every_command() {
     }
 }
 
-/// There is no colour to be switched off, whatever the environment asks for.
+/// Whatever the environment asks for; terminals are in `terminal.rs`.
 #[test]
-fn cli_prints_no_colours() {
+fn cli_prints_no_colours_into_pipes() {
     for variables in [[("NO_COLOR", "1"), ("TERM", "xterm")], [("CLICOLOR_FORCE", "1"), ("FORCE_COLOR", "1")]] {
         for args in [&["--help"][..], &["generate", "--help"], &["--no-such-option", "a"], &["hello"]] {
             let output = tiny_t5(args).envs(variables).output().unwrap();

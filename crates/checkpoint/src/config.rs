@@ -12,7 +12,7 @@ use std::ops::RangeInclusive;
 
 use serde_json::{Map, Value};
 
-use crate::error::{Error, shown};
+use crate::error::Error;
 use keys::{Keys, keys_error, quoted, value};
 
 /// The name of the file in a checkpoint folder.
@@ -83,7 +83,7 @@ pub struct Config {
     pub raw: Map<String, Value>,
 }
 
-/// The feed-forward layer's activation function.
+/// The feed-forward layer's activation function. Versions that run more models add to it: a match of one's own needs a `_`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
     /// `max(x, 0)`.
@@ -96,7 +96,7 @@ pub enum Activation {
     Silu,
 }
 
-/// What a model computes from its stacks.
+/// What a model computes from its stacks. Versions that run more models add to it: a match of one's own needs a `_`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Architecture {
     /// Encoder, decoder and output matrix: text to text.
@@ -118,7 +118,7 @@ impl Architecture {
     }
 }
 
-/// The family that a model belongs to.
+/// The family that a model belongs to. Versions that run more models add to it: a match of one's own needs a `_`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ModelType {
     /// T5 1.0, 1.1, Flan, T5-Efficient, ByT5.
@@ -138,8 +138,7 @@ impl Config {
     /// # Errors
     /// [`Error::Json`], or [`Error::Config`] that names the key, its value and what is possible.
     pub fn parse(text: &str) -> Result<Config, Error> {
-        let raw: Map<String, Value> = serde_json::from_str(text)
-            .map_err(|e| Error::Json { file: FILE.to_owned(), reason: shown(&e.to_string()) })?;
+        let raw: Map<String, Value> = serde_json::from_str(text).map_err(|e| Error::json(FILE, e))?;
         let keys = Keys(&raw);
         let model_type = model_type(&keys)?;
         let architecture = architecture(&keys)?;

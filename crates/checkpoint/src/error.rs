@@ -10,6 +10,7 @@ use std::io;
 pub enum Error {
     /// The operating system refused a file; usually it is absent or may not be read.
     #[error("{path}: {source}")]
+    #[non_exhaustive]
     Io {
         /// The file's path.
         path: String,
@@ -18,6 +19,7 @@ pub enum Error {
     },
     /// The path names no folder.
     #[error("{path}: {found}, expected a checkpoint folder (config.json, weights, tokenizer)")]
+    #[non_exhaustive]
     NoFolder {
         /// The path as given.
         path: String,
@@ -28,6 +30,7 @@ pub enum Error {
     #[error(
         "{name}: no such folder, and {found} in the Hugging Face cache {cache}; get the files with `hf download {name}`, or give a folder"
     )]
+    #[non_exhaustive]
     NotCached {
         /// The hub name, `organisation/model`.
         name: String,
@@ -38,6 +41,7 @@ pub enum Error {
     },
     /// The folder has no weight file that this crate reads.
     #[error("{dir}: no weights: looked for {looked_for}{also}")]
+    #[non_exhaustive]
     NoWeights {
         /// The checkpoint folder.
         dir: String,
@@ -48,6 +52,7 @@ pub enum Error {
     },
     /// A text file that is not the JSON it should be.
     #[error("{file}: is not valid JSON of the expected form: {reason}")]
+    #[non_exhaustive]
     Json {
         /// The file.
         file: String,
@@ -56,6 +61,7 @@ pub enum Error {
     },
     /// A key of config.json with a value of the wrong type, or outside its limits.
     #[error("{file}: {key} is {found}, expected {expected}")]
+    #[non_exhaustive]
     Config {
         /// The file, `config.json`.
         file: String,
@@ -68,6 +74,7 @@ pub enum Error {
     },
     /// A file, or a count in it, beyond what any real checkpoint has.
     #[error("{file}: {what} is {found}, expected at most {limit}")]
+    #[non_exhaustive]
     TooLarge {
         /// The file.
         file: String,
@@ -80,6 +87,7 @@ pub enum Error {
     },
     /// A weight file that is truncated, damaged or hostile.
     #[error("{file}: {what} is {found}, expected {expected}")]
+    #[non_exhaustive]
     Malformed {
         /// The file.
         file: String,
@@ -94,6 +102,7 @@ pub enum Error {
     #[error(
         "{file}: the pickle asks for the Python name `{name}`, expected only names that tensors need (OrderedDict, torch's storages and rebuild functions); refused, nothing was run"
     )]
+    #[non_exhaustive]
     Refused {
         /// The weight file.
         file: String,
@@ -102,6 +111,7 @@ pub enum Error {
     },
     /// No weight file holds a tensor that the shape needs.
     #[error("{file}: has no tensor {tensor}, expected one of shape {expected:?}{}", in_brackets(.why))]
+    #[non_exhaustive]
     Missing {
         /// The weight file, or the index of its shards.
         file: String,
@@ -114,6 +124,7 @@ pub enum Error {
     },
     /// A tensor has another shape than config.json implies.
     #[error("{file}: {tensor} has shape {found:?}, expected {expected:?}{}", in_brackets(.why))]
+    #[non_exhaustive]
     Shape {
         /// The weight file.
         file: String,
@@ -128,6 +139,7 @@ pub enum Error {
     },
     /// A weight is stored in a type that T5 weights do not have.
     #[error("{file}: {tensor} is stored as {found}, expected F32, F16 or BF16")]
+    #[non_exhaustive]
     Dtype {
         /// The weight file.
         file: String,
@@ -138,6 +150,7 @@ pub enum Error {
     },
     /// Two weight files, or two spellings of a name, give the same tensor.
     #[error("{file}: {tensor} is a second time in {other}, expected each tensor once")]
+    #[non_exhaustive]
     Duplicate {
         /// The weight file read first.
         file: String,
@@ -149,6 +162,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// [`Error::Json`], for who reads one of the folder's text files himself: `reason` is the parser's words.
+    pub fn json(file: &str, reason: impl ToString) -> Error {
+        Error::Json { file: file.to_owned(), reason: shown(&reason.to_string()) }
+    }
+
     /// A damaged part of a weight file.
     pub(crate) fn malformed(
         file: &str,

@@ -163,7 +163,7 @@ fn mean_alone(dir: &Path, file: &str) -> Result<(), Error> {
 
 fn read(dir: &Path, file: &str) -> Result<Value, Error> {
     let text = bytes::read_text(&dir.join(file), file, LARGEST)?;
-    serde_json::from_str(&text).map_err(|e| Error::Json { file: file.to_owned(), reason: shown(&e.to_string()) })
+    serde_json::from_str(&text).map_err(|e| Error::json(file, e))
 }
 
 fn object(dir: &Path, file: &str) -> Result<Map<String, Value>, Error> {

@@ -12,6 +12,8 @@ mod args;
 mod bench;
 #[path = "../src/classify.rs"]
 mod classify;
+#[path = "../src/colour.rs"]
+mod colour;
 #[path = "../src/encode.rs"]
 mod encode;
 #[path = "../src/failure.rs"]
@@ -50,9 +52,18 @@ fn write(folder: &Path) -> std::io::Result<()> {
     // A page for the program and one for each command: tiny-t5.1, tiny-t5-generate.1, ...
     clap_mangen::generate_to(args::command(), folder)?;
     for shell in [Shell::Bash, Shell::Elvish, Shell::Fish, Shell::PowerShell, Shell::Zsh] {
-        clap_complete::generate_to(shell, &mut args::command(), "tiny-t5", folder)?;
+        clap_complete::generate_to(shell, &mut completed(), "tiny-t5", folder)?;
     }
-    Ok(())
+    // clap_complete gives a hyphen in the program's name one spelling where bash sets the command and another where it looks for it.
+    let bash = folder.join("tiny-t5.bash");
+    std::fs::write(&bash, std::fs::read_to_string(&bash)?.replace("tiny__subcmd__t5", "tiny__t5"))
+}
+
+/// What shells complete: the commands that people use.
+fn completed() -> clap::Command {
+    let all = args::command();
+    let commands = all.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
+    clap::Command::new("tiny-t5").version(env!("CARGO_PKG_VERSION")).subcommands(commands)
 }
 
 #[cfg(test)]
@@ -77,6 +88,12 @@ mod tests {
                 assert!(read(file).contains(name), "{file}: {name}");
             }
         }
+        for file in ["tiny-t5.bash", "_tiny-t5", "tiny-t5.fish", "_tiny-t5.ps1", "tiny-t5.elv"] {
+            assert!(!read(file).contains("report-child"), "{file}");
+        }
+        // bash sets a command by one name and looks for it by the same.
+        let bash = read("tiny-t5.bash");
+        assert!(bash.contains("cmd=\"tiny__t5__subcmd__score\"") && bash.contains(" tiny__t5__subcmd__score)"));
         // roff writes a hyphen as \- and an apostrophe as \*(Aq.
         let page = read("tiny-t5-generate.1").replace("\\*(Aq", "'").replace('\\', "");
         for (name, doc) in Generate::OPTIONS {

@@ -2,13 +2,14 @@
 
 use crate::failure::Failure;
 use crate::{bench, classify, encode, family, generate, infill, info, output, report, score};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use tiny_t5::{Dtype, Load, T5};
 
 #[derive(Debug, Parser)]
-#[command(name = "tiny-t5", version, about, long_about = None)]
+#[command(name = "tiny-t5", version, about, long_about = None, max_term_width = 100)]
 #[command(override_usage = "tiny-t5 [OPTIONS] [TEXT]...\n       tiny-t5 <COMMAND> [OPTIONS] [TEXT]...")]
 #[command(
     after_help = "A first word that is none of the commands is a text: `tiny-t5 TEXT...` is `tiny-t5 generate TEXT...`."
@@ -153,8 +154,28 @@ pub(crate) fn parse(argv: impl Iterator<Item = OsString>) -> Result<Command, Fai
     let mut command = command();
     command.build();
     let argv = with_command(argv.collect(), &command);
-    let matches = command.try_get_matches_from(argv)?;
+    let matches = command.try_get_matches_from_mut(argv).map_err(|error| with_owner(error, &command))?;
     Ok(Cli::from_arg_matches(&matches)?.command)
+}
+
+/// clap's error; where it is about an option that other commands have, it names them.
+fn with_owner(mut error: clap::Error, cli: &clap::Command) -> clap::Error {
+    let found = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(found)) if error.kind() == ErrorKind::UnknownArgument => found,
+        _ => return error,
+    };
+    let is_it = |arg: &clap::Arg| arg.get_long().is_some_and(|long| found.strip_prefix("--") == Some(long));
+    let owners = cli.get_subcommands().filter(|c| !c.is_hide_set() && c.get_arguments().any(is_it));
+    let owners: Vec<&str> = owners.map(clap::Command::get_name).collect();
+    if !owners.is_empty() {
+        let tip = format!("it is an option of {}", owners.join(", "));
+        error.remove(ContextKind::SuggestedArg);
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+    } else if error.get(ContextKind::SuggestedArg).is_some() {
+        // Who meant that option meant no text.
+        error.remove(ContextKind::Suggested);
+    }
+    error
 }
 
 /// The command line with the command in first place: the first word, where it is a command, else `generate`. A flag's `true`

@@ -14,10 +14,10 @@ pub(crate) struct Args {
     #[command(flatten)]
     sources: SourceArgs,
     /// What a source's hidden states become
-    #[arg(long, value_name = "POOL", default_value = "none", help_heading = "Encoding")]
+    #[arg(long, value_name = "POOL", default_value = "none")]
     pool: Pool,
     /// Divide each vector by its Euclidean length
-    #[arg(long, help_heading = "Encoding")]
+    #[arg(long)]
     normalize: bool,
     #[command(flatten)]
     model: ModelArgs,

@@ -44,9 +44,9 @@ impl Failure {
         let (code, line) = match self {
             Failure::OutputClosed => return ExitCode::SUCCESS,
             Failure::Clap(error) if !error.use_stderr() => {
-                // Help and version; a reader that has gone is no failure.
-                let _ = error.print();
-                return ExitCode::SUCCESS;
+                // Help and version.
+                let printed = crate::output::print_help(&error.render().to_string());
+                return printed.map_or_else(|failure| failure.report(), |()| ExitCode::SUCCESS);
             }
             Failure::Clap(error) => (2, clap_line(&error.render().to_string())),
             Failure::Usage(line) => (2, line.clone()),

@@ -41,7 +41,7 @@ pub(crate) fn run(args: Box<Args>) -> Result<(), Failure> {
     let t5 = model.open()?;
     let fill = |source: &Source<'_>| match source {
         Source::Text(text) => t5.infill(text, &options.generate),
-        Source::Ids(_) => unreachable!("ids were refused above"),
+        _ => unreachable!("ids were refused above"),
     };
     let mut notes = Notes::default();
     let result = answer_all(

@@ -17,10 +17,9 @@ const AHEAD: usize = 1 << 16;
 
 /// Where the sources come from.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Sources")]
 pub(crate) struct SourceArgs {
     /// Texts, each a source; with none, and no other sources, lines are read from standard input
-    #[arg(value_name = "TEXT", display_order = 0)]
+    #[arg(value_name = "TEXT")]
     texts: Vec<String>,
     /// A source as ids, taken exactly so: 5,8,1; more than once for more sources
     #[arg(long, value_name = "IDS", conflicts_with_all = ["texts", "file"])]

@@ -5,6 +5,7 @@
 //! | `args` | what the command line may say, and which command it means |
 //! | `options` | the options of generation, one for each key of the library's list |
 //! | `input` | sources: texts, ids, lines of a file; progress |
+//! | `colour` | colours, on terminals alone |
 //! | `output` | lines on standard output, notes on standard error |
 //! | `failure` | what went wrong, and the exit code that says so |
 //! | `generate`, `score`, `encode`, `classify`, `infill`, `info`, `family`, `report`, `bench` | a command each |
@@ -15,6 +16,7 @@
 mod args;
 mod bench;
 mod classify;
+mod colour;
 mod encode;
 mod failure;
 mod family;

@@ -1,5 +1,6 @@
 //! Lines on standard output, notes on standard error.
 
+use crate::colour::{self, Colour};
 use crate::failure::Failure;
 use crate::input::Given;
 use serde::Serialize;
@@ -10,8 +11,29 @@ use tiny_t5::{Finish, T5};
 /// Prints one line `kind: text` on standard error, whatever the text holds.
 pub(crate) fn say(kind: &str, text: &str) {
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let kind = match colour::wanted(&std::io::stderr()) {
+        true if kind == "error" => Colour::Red.paint("error:"),
+        true => Colour::Bold.paint(&format!("{kind}:")),
+        false => format!("{kind}:"),
+    };
     // Nobody may be left to hear it.
-    let _ = writeln!(std::io::stderr(), "{kind}: {text}");
+    let _ = writeln!(std::io::stderr(), "{kind} {text}");
+}
+
+/// Prints what `--help` or `--version` asked for, headings bold on a terminal.
+pub(crate) fn print_help(text: &str) -> Result<(), Failure> {
+    let is_heading = |line: &str| line.ends_with(':') && !line.starts_with(' ');
+    let paint = |line: &str| match line.trim_end_matches('\n') {
+        heading if is_heading(heading) => line.replace(heading, &Colour::Bold.paint(heading)),
+        usage if usage.starts_with("Usage:") => line.replacen("Usage:", &Colour::Bold.paint("Usage:"), 1),
+        _ => line.to_owned(),
+    };
+    let text = match colour::wanted(&std::io::stdout()) {
+        true => text.split_inclusive('\n').map(paint).collect(),
+        false => text.to_owned(),
+    };
+    let mut out = Output::new();
+    out.part(text)
 }
 
 /// Standard output, a line an answer.

@@ -11,16 +11,10 @@ pub(crate) struct Args {
     #[command(flatten)]
     sources: SourceArgs,
     /// The target, a text; more than once: one for each TEXT or --input-ids, in order
-    #[arg(
-        long,
-        value_name = "TEXT",
-        required_unless_present = "target_ids",
-        conflicts_with = "target_ids",
-        help_heading = "Targets"
-    )]
+    #[arg(long, value_name = "TEXT", required_unless_present = "target_ids", conflicts_with = "target_ids")]
     target: Vec<String>,
     /// The target as ids, taken exactly so: 7,9,1; more than once: one for each TEXT or --input-ids, in order
-    #[arg(long, value_name = "IDS", help_heading = "Targets")]
+    #[arg(long, value_name = "IDS")]
     target_ids: Vec<Ids>,
     #[command(flatten)]
     model: ModelArgs,

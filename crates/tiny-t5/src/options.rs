@@ -336,11 +336,8 @@ impl Generate {
     /// The options of a generation_config.json, with a note for each key that is ignored.
     pub(crate) fn from_generation_config(text: &str) -> Result<(Generate, Vec<String>)> {
         let file = "generation_config.json";
-        let json_error = |e: serde_json::Error| tiny_t5_checkpoint::Error::Json {
-            file: file.to_owned(),
-            reason: one_line(&e.to_string()),
-        };
-        Self::from_keys(file, &serde_json::from_str(text).map_err(json_error)?, true)
+        let keys = serde_json::from_str(text).map_err(|e| tiny_t5_checkpoint::Error::json(file, e))?;
+        Self::from_keys(file, &keys, true)
     }
 
     /// The generation options among the keys of a config.json, as many old fine-tunes have them.

@@ -49,6 +49,7 @@ struct Inner {
 
 /// What a call works on: a text, or ids exactly as given.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub enum Source<'a> {
     /// A text; the tokenizer appends its end token.
     Text(&'a str),

@@ -41,7 +41,7 @@ pub(crate) struct Args {
     /// A checkpoint folder or a hub name, as elsewhere; more than once for more of them
     #[arg(long, value_name = "DIR_OR_NAME")]
     model: Vec<PathBuf>,
-    /// Widths of weights: auto, f32, bf16, f16, int8
+    /// Widths of weights, as in f32,int8
     #[arg(long, value_name = "DTYPES", value_delimiter = ',', default_value = "f32")]
     dtype: Vec<Width>,
     /// Numbers of threads, as in 1,2; left out: the processors that this process may use

@@ -8,6 +8,7 @@ use std::path::Path;
 pub enum TokenizerError {
     /// The file is there and cannot be read.
     #[error("{file}: cannot be read: {source}")]
+    #[non_exhaustive]
     Io {
         /// Path of the file.
         file: String,
@@ -16,6 +17,7 @@ pub enum TokenizerError {
     },
     /// The file is not what its name promises.
     #[error("{file}: found {found}; expected {expected}")]
+    #[non_exhaustive]
     Format {
         /// Path or name of the file.
         file: String,
@@ -26,6 +28,7 @@ pub enum TokenizerError {
     },
     /// The file is sound, but its pipeline is not one that this build can run.
     #[error("{file}: found {found}; expected a T5 pipeline, or a build with the feature `tokenizer`")]
+    #[non_exhaustive]
     NeedsFeature {
         /// Path or name of the file.
         file: String,
@@ -34,6 +37,7 @@ pub enum TokenizerError {
     },
     /// The `tokenizers` crate refuses the file or the text.
     #[error("{file}: the tokenizers crate says: {message}")]
+    #[non_exhaustive]
     Crate {
         /// Path or name of the file.
         file: String,
@@ -42,12 +46,14 @@ pub enum TokenizerError {
     },
     /// A character has no token and the vocabulary names no unknown token.
     #[error("found {found}, which no token covers; expected a vocabulary with an unknown token (unk_id is null)")]
+    #[non_exhaustive]
     NoUnknown {
         /// The text around the character, shortened.
         found: String,
     },
     /// The text has a word that is longer than a segmentation can index.
     #[error("found a word of {bytes} bytes; expected at most 4294967295")]
+    #[non_exhaustive]
     TooLong {
         /// Bytes of the word after normalisation.
         bytes: usize,

@@ -46,6 +46,8 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 /// What a checkpoint's config.json tells about a tokenizer that has no file: ByT5's.
+///
+/// More fields may come: end a literal with `..Hint::default()`, and it stays valid.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Hint<'a> {
     /// `tokenizer_class`, where it stands there.

@@ -24,7 +24,7 @@ address() {
         crates=()
         for crate; do crates+=(--package "$crate"); done
     fi
-    RUSTC_WORKSPACE_WRAPPER=$PWD/tools/rustc/address.sh cargo_test "${crates[@]}" --lib --bins --tests --no-fail-fast -- \
+    RUSTC_WORKSPACE_WRAPPER=$PWD/tools/rustc/address.sh cargo_test "${crates[@]}" --tests --no-fail-fast -- \
         --skip little_memory_gives_the_answer_or_an_error --skip weights_that_do_not_fit_the_memory_are_an_error \
         --skip hostile_folders_take_little_memory_and_time
 }

@@ -339,7 +339,8 @@ impl LmHead {
             apart.dedup();
         }
         if few {
-            exec.largest(hidden, rows, packed.panels(matrix), leading);
+            // Ids end before the last panel does: what fills it up has the logit zero, which may be the largest.
+            exec.largest(hidden, rows, packed.panels(matrix).first(n), leading);
             dense.resize(n.max(dense.len()), f32::NEG_INFINITY);
         }
         let full = if leading.iter().any(|row| !row.outputs.is_empty()) { 1 } else { rows.max(1) };

@@ -87,6 +87,16 @@ impl<'a> Panels<'a> {
         Panels { n, k, data }
     }
 
+    /// The first `n` outputs: without some of those that fill up the last panel.
+    ///
+    /// # Panics
+    /// Where that leaves another number of panels.
+    #[must_use]
+    pub fn first(self, n: usize) -> Panels<'a> {
+        assert!(n <= self.n && n.div_ceil(LANES) == self.n.div_ceil(LANES), "{n} of {} outputs", self.n);
+        Panels { n, ..self }
+    }
+
     /// Outputs, without the padding.
     #[must_use]
     pub fn n(&self) -> usize {

@@ -112,6 +112,25 @@ fn int8_few_scores_decide_as_all_of_them() {
     }
 }
 
+/// What fills up the last panel of the output matrix has logits of zero, and is no id.
+#[test]
+fn int8_ids_are_in_the_vocabulary_where_it_ends_inside_a_panel() {
+    let folders = ["cases/below-one-vector", "cases/beams-over-half-the-vocabulary", "cases/vocab-104-untied"];
+    for folder in folders {
+        let t5 = T5::open_with(data(folder), &int8()).unwrap();
+        let vocab = t5.config().vocab_size as u32;
+        assert_ne!(vocab % 16, 0, "{folder}");
+        let all = Custom::new().logits_processor(|_, _| {});
+        for seed in 0..200 {
+            let source: Vec<u32> = (0..1 + seed % 7).map(|i| (seed * 31 + i * 7) % vocab).collect();
+            let few = t5.generate(&source, &shapes::greedy(8)).unwrap();
+            let full = t5.generate_with(&source, &shapes::greedy(8), &all).unwrap();
+            assert_eq!(few.sequences[0].ids, full.sequences[0].ids, "{folder} {source:?}");
+            assert!(few.sequences[0].ids.iter().all(|id| *id < vocab), "{folder} {source:?}");
+        }
+    }
+}
+
 #[test]
 #[ignore = "minutes; the command is at the top"]
 fn report() {

@@ -121,10 +121,12 @@ fn int8_ids_are_in_the_vocabulary_where_it_ends_inside_a_panel() {
         let vocab = t5.config().vocab_size as u32;
         assert_ne!(vocab % 16, 0, "{folder}");
         let all = Custom::new().logits_processor(|_, _| {});
+        // Of two ids both logits are often below zero.
+        let two = Generate { suppress_tokens: Some((0..vocab - 2).collect()), ..shapes::greedy(8) };
         for seed in 0..200 {
             let source: Vec<u32> = (0..1 + seed % 7).map(|i| (seed * 31 + i * 7) % vocab).collect();
-            let few = t5.generate(&source, &shapes::greedy(8)).unwrap();
-            let full = t5.generate_with(&source, &shapes::greedy(8), &all).unwrap();
+            let few = t5.generate(&source, &two).unwrap();
+            let full = t5.generate_with(&source, &two, &all).unwrap();
             assert_eq!(few.sequences[0].ids, full.sequences[0].ids, "{folder} {source:?}");
             assert!(few.sequences[0].ids.iter().all(|id| *id < vocab), "{folder} {source:?}");
         }

@@ -19,7 +19,7 @@
 
 use super::product::{Epilogue, Product};
 use crate::region::{MAX_CHUNKS, Team};
-use crate::simd::{Isa, Kernel, LANES, Simd, unrolled};
+use crate::simd::{Isa, Kernel, LANES, LINE, Simd, unrolled};
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -398,9 +398,6 @@ impl<const D: usize> Part<'_, D> {
         M
     }
 }
-
-/// Bytes of a line of the caches.
-const LINE: usize = 64;
 
 /// The one inner loop: the sums of M rows of inputs, of `D` digits, with P panels, `size` bytes from one to the next, over
 /// the words `of`. Every fourth word asks for a further line of `ahead`.

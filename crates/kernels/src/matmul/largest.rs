@@ -10,7 +10,7 @@ use super::int8::{
 use super::panels::{Panels, Storage};
 use super::product::{Epilogue, Product};
 use crate::region::{MAX_CHUNKS, Team};
-use crate::simd::{Isa, Kernel, LANES, Simd, unrolled};
+use crate::simd::{Isa, Kernel, LANES, LINE, Simd, unrolled};
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -221,7 +221,7 @@ impl Scan<'_> {
             for panel in (group * GROUP..(group + 1) * GROUP).step_by(P) {
                 let w = self.panels.as_ptr().add(panel * size).cast::<i8>();
                 // Tiles in turn ask for a part of the next group each. An address only: it may lie behind the last one.
-                let part = (row / M * GROUP + panel % GROUP) / P * (fours / CHUNK) * 64;
+                let part = (row / M * GROUP + panel % GROUP) / P * (fours / CHUNK) * LINE;
                 let ahead = (M > 2).then(|| w.wrapping_add((GROUP - panel % GROUP) * size + part));
                 let sums = sums::<S, M, P, 1>(s, (x, w), size, 0..fours, ahead);
                 unrolled!(M, m => {

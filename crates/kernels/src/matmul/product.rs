@@ -15,7 +15,7 @@ use super::inputs::{self, Rows, interleave};
 use super::int8;
 use super::panels::{Panels, Storage};
 use crate::region::{MAX_CHUNKS, Team};
-use crate::simd::{Isa, Kernel, LANES, Simd, unrolled};
+use crate::simd::{Isa, Kernel, LANES, LINE, Simd, unrolled};
 use half::{bf16, f16};
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
@@ -92,9 +92,6 @@ pub(crate) unsafe fn tile<S: Simd, W: Weight, const M: usize, const P: usize>(
 
 /// Steps of [`tile`] that are written out.
 const STEPS: usize = 4;
-/// Bytes of a line of the caches.
-const LINE: usize = 64;
-
 /// Step k of [`tile`].
 ///
 /// # Safety

@@ -2,7 +2,7 @@
 
 use super::{BOUNDS, Quantised, Query, SCREEN_GROUP, SCREEN_MAX_K, TINY, panel_bytes, screen_bytes};
 use crate::region::{MAX_CHUNKS, Team};
-use crate::simd::{Isa, Kernel, LANES, Simd, unrolled};
+use crate::simd::{Isa, Kernel, LANES, LINE, Simd, unrolled};
 use std::ops::Range;
 
 /// Panels that share bounds.
@@ -281,9 +281,6 @@ unsafe fn intervals<S: Simd, const M: usize, const P: usize, const D: usize>(
 
 /// Words that are written out together.
 const STEPS: usize = 4;
-/// Bytes of a line of the caches.
-const LINE: usize = 64;
-
 /// Adds the products of word i: the sums of the high digits, and of the low ones.
 ///
 /// # Safety

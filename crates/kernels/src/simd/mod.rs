@@ -37,6 +37,9 @@ use std::sync::OnceLock;
 /// Lanes of the virtual register.
 pub const LANES: usize = 16;
 
+/// Bytes of a line of the caches, as far as [`Simd::prefetch`] is concerned.
+pub(crate) const LINE: usize = 64;
+
 /// `n` rounded up to whole registers: the row stride of every buffer that kernels read or write.
 #[must_use]
 pub const fn padded(n: usize) -> usize {

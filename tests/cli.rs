@@ -1045,6 +1045,10 @@ fn cli_family_prints_a_table_that_is_at_most_100_columns_wide() {
         "{one}"
     );
     assert!(answer(&["family", "--explain"]).contains("counted causally"));
+    let explained = answer(&["family", "t5-efficient-tiny", "--explain"]);
+    assert!(explained.starts_with(&one) && explained.ends_with(&answer(&["family", "--explain"])), "{explained}");
+    // Known for certain, and not.
+    assert!(table.contains("\numt5-base ") && table.contains("\numt5-xl?"), "{table}");
 }
 
 #[test]

@@ -219,6 +219,9 @@ fn named_takes_every_name_of_the_family_and_says_what_is_special() {
     let shallow = named("t5-efficient-large-nh8-nl32").config;
     assert_eq!((shallow.num_layers, shallow.num_decoder_layers, shallow.num_heads), (32, 32, 8));
     assert!(!named("umt5-xl").notes.is_empty() && named("umt5-base").notes.is_empty());
+    let certain = |name: &str| named(name).certain;
+    assert!(certain("umt5-base") && certain("t5-efficient-tiny") && certain("t5-efficient-small-ff6000"));
+    assert!(!certain("umt5-xl") && !certain("t5-efficient-tiny-ff2000") && !certain("t5-efficient-tiny-sh"));
 }
 
 #[test]

@@ -45,6 +45,7 @@ impl fmt::Display for Dtype {
 
 /// A checked view of one tensor: `bytes.len()` is the product of `shape` times [`Dtype::size`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Tensor<'a> {
     /// The canonical name, such as `encoder.block.0.layer.0.SelfAttention.q.weight`.
     pub name: &'a str,

@@ -23,8 +23,8 @@ pub(crate) struct Args {
     /// first<, token<, memory<, parameters<, threads=, dtype=. The first time measures this machine for a few seconds
     #[arg(long, value_name = "TERMS", conflicts_with_all = ["all", "source", "target"])]
     fit: Option<Fit>,
-    /// Print the formulas of these numbers
-    #[arg(long, conflicts_with_all = ["names", "all", "json", "fit"])]
+    /// Print the formulas of these numbers, behind those of the shapes that are named
+    #[arg(long, conflicts_with_all = ["all", "json", "fit"])]
     explain: bool,
     #[command(flatten)]
     lengths: Lengths,
@@ -44,6 +44,7 @@ struct Member {
     flops: info::Flops,
     decoded_token: DecodedToken,
     loads: bool,
+    certain: bool,
     notes: Vec<String>,
 }
 
@@ -74,7 +75,7 @@ struct DecodedToken {
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let mut out = Output::new();
-    if args.explain {
+    if args.explain && args.names.is_empty() {
         out.line(FORMULAS.trim_end())?;
         return out.flush();
     }
@@ -93,6 +94,9 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
                 out.line("")?;
             }
             Member::of(shape, &args.lengths).print(&mut out)?;
+        }
+        if args.explain {
+            out.line(format_args!("\n{}", FORMULAS.trim_end()))?;
         }
     }
     out.flush()
@@ -117,6 +121,7 @@ impl Member {
                 intensity: Each::of(|each| token.intensity(each)),
             },
             loads: shape.loads,
+            certain: shape.certain,
             notes: shape.notes.clone(),
         }
     }
@@ -146,7 +151,8 @@ impl Member {
 
 /// A line a shape, at most 100 columns wide for every known name.
 fn table(out: &mut Output, shapes: &[Shape], lengths: &Lengths) -> Result<(), Failure> {
-    let name = shapes.iter().map(|shape| shape.name.len()).max().unwrap_or(0);
+    let label = |shape: &Shape| format!("{}{}", shape.name, if shape.certain { "" } else { "?" });
+    let name = shapes.iter().map(|shape| label(shape).len()).max().unwrap_or(0);
     let Lengths { source, target } = *lengths;
     let heads = ["", "layers", "d_model", "d_ff", "heads", "d_kv", "parameters", "GFLOPs", "a token", "read"];
     out.line(row(name, heads.map(str::to_owned)))?;
@@ -156,7 +162,7 @@ fn table(out: &mut Output, shapes: &[Shape], lengths: &Lengths) -> Result<(), Fa
         let layers = format!("{}+{}", c.num_layers, c.num_decoder_layers);
         let card = shape.card_d_kv.map_or(String::new(), |card| format!("/{card}"));
         let cells = [
-            shape.name.clone(),
+            label(shape),
             layers,
             c.d_model.to_string(),
             c.d_ff.to_string(),
@@ -173,6 +179,7 @@ fn table(out: &mut Output, shapes: &[Shape], lengths: &Lengths) -> Result<(), Fa
         "\nFor {source} source and {target} target tokens (--source, --target).\n\
          a token: GFLOPs of one that is decoded; read: MB of 16-bit weights and of caches that it reads.\n\
          d_kv 64/32: 64 in the released config.json, 32 in the published card.\n\
+         ?: not each of its numbers is known for certain; `tiny-t5 family NAME` says which.\n\
          `tiny-t5 family NAME` has all numbers, `tiny-t5 family --explain` the formulas."
     ))
 }

@@ -30,6 +30,8 @@ pub struct Shape {
     pub card_d_kv: Option<usize>,
     /// Whether checkpoints of this shape can be loaded.
     pub loads: bool,
+    /// Whether each of its numbers is known: from a released config.json, or because the name says it. The notes tell what is not.
+    pub certain: bool,
     /// What one should know of these numbers, a sentence each.
     pub notes: Vec<String>,
     kv: Kv,
@@ -185,7 +187,7 @@ impl Shape {
             draft.vary(suffix).map_err(|expected| Error::input("shape", name, expected))?;
         }
         if series.model_type == "umt5" && size == "xl" {
-            draft.notes.push("no config.json of this size was seen: its numbers are those of mt5-xl".into());
+            draft.doubt("no config.json of this size was seen: its numbers are those of mt5-xl".into());
         }
         draft.finish(short, series, size).map_err(|e| Error::input("shape", name, format!("a possible one ({e})")))
     }
@@ -219,6 +221,7 @@ struct Draft {
     d_kv: usize,
     kv: Kv,
     loads: bool,
+    certain: bool,
     notes: Vec<String>,
     seen: Vec<String>,
 }
@@ -234,6 +237,7 @@ impl Draft {
             d_kv,
             kv: Kv::Apart,
             loads: true,
+            certain: true,
             notes: Vec::new(),
             seen: Vec::new(),
         }
@@ -277,12 +281,18 @@ impl Draft {
             return number;
         }
         let exact = (number / 1000).saturating_mul(1024);
-        let known = match suffix {
-            "ff6000" | "ff9000" | "ff12000" => "by the sizes of the released files",
-            _ => "presumably",
-        };
-        self.notes.push(format!("{suffix} is a rounded name: {exact}, {known}"));
+        let note = |known: &str| format!("{suffix} is a rounded name: {exact}, {known}");
+        match suffix {
+            "ff6000" | "ff9000" | "ff12000" => self.notes.push(note("by the sizes of the released files")),
+            _ => self.doubt(note("presumably")),
+        }
         exact
+    }
+
+    /// Notes what is not known for certain.
+    fn doubt(&mut self, note: String) {
+        self.certain = false;
+        self.notes.push(note);
     }
 
     fn share(&mut self, key: &str) {
@@ -292,8 +302,7 @@ impl Draft {
             self.notes.push(format!("{key}: counted with one matrix for keys and values; cannot be loaded"));
         }
         if key != "skv" {
-            self.notes
-                .push(format!("{key}: what shared heads mean is not published; counted as if they were not shared"));
+            self.doubt(format!("{key}: what shared heads mean is not published; counted as if they were not shared"));
         }
     }
 
@@ -322,6 +331,7 @@ impl Draft {
             own_head: series.since_1_1,
             card_d_kv: (card && !self.seen.iter().any(|seen| seen == "kv")).then_some(32),
             loads: self.loads,
+            certain: self.certain,
             notes: self.notes,
             kv: self.kv,
         };

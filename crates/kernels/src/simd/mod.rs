@@ -281,6 +281,7 @@ impl Isa {
 /// `TINY_T5_ISA` names an instruction set that cannot be used here.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("TINY_T5_ISA: found \"{found}\", expected one that this processor has: {available}")]
+#[non_exhaustive]
 pub struct UnknownIsa {
     /// The name found.
     pub found: String,

@@ -31,7 +31,7 @@ impl Bytes {
         let metadata = file.metadata().map_err(io_error(path))?;
         let bytes = match access {
             #[cfg(feature = "mmap")]
-            Access::Map => crate::mmap::Map::new(&file).map(Bytes::Mapped),
+            Access::Map => crate::mmap::Map::new(file).map(Bytes::Mapped),
             _ => read_all(file, metadata.len()),
         };
         Ok((bytes.map_err(io_error(path))?, metadata))
@@ -43,6 +43,16 @@ impl Bytes {
             #[cfg(feature = "mmap")]
             Bytes::Mapped(map) => map.release(),
             Bytes::Owned(_) | Bytes::Static(_) => {}
+        }
+    }
+
+    /// Reads bytes of a mapped file past the mapping; false where the file is not mapped, or cannot be read.
+    #[cfg_attr(not(feature = "mmap"), expect(unused_variables))]
+    pub(crate) fn read_at(&self, offset: usize, buffer: &mut [u8]) -> bool {
+        match self {
+            #[cfg(feature = "mmap")]
+            Bytes::Mapped(map) => map.read_at(offset, buffer),
+            Bytes::Owned(_) | Bytes::Static(_) => false,
         }
     }
 }

@@ -7,15 +7,31 @@ use std::ops::Deref;
 
 /// A file mapped for reading.
 #[derive(Debug)]
-pub(crate) struct Map(memmap2::Mmap);
+pub(crate) struct Map {
+    map: memmap2::Mmap,
+    #[cfg_attr(not(unix), expect(dead_code))]
+    file: File,
+}
 
 impl Map {
-    pub(crate) fn new(file: &File) -> io::Result<Map> {
+    pub(crate) fn new(file: File) -> io::Result<Map> {
         // SAFETY: the mapping is read-only and lives in `self`, so every borrow of it ends before it is unmapped. That
         // nobody shortens or rewrites the file while it is mapped is what the caller of `Checkpoint::open` guarantees:
         // its docs say so. Rust cannot enforce it; writers that rename a finished file into place (safetensors,
         // huggingface_hub) keep the guarantee, since the mapped inode stays as it was.
-        unsafe { memmap2::Mmap::map(file) }.map(Map)
+        let map = unsafe { memmap2::Mmap::map(&file) }?;
+        Ok(Map { map, file })
+    }
+
+    /// Reads bytes from the file itself, which brings no page of the mapping; false where that cannot be done.
+    #[cfg(unix)]
+    pub(crate) fn read_at(&self, offset: usize, buffer: &mut [u8]) -> bool {
+        std::os::unix::fs::FileExt::read_exact_at(&self.file, buffer, offset as u64).is_ok()
+    }
+
+    #[cfg(not(unix))]
+    pub(crate) fn read_at(&self, _: usize, _: &mut [u8]) -> bool {
+        false
     }
 
     /// Drops the pages from this process; the next access reads them again from the file.
@@ -25,7 +41,7 @@ impl Map {
             // SAFETY: MADV_DONTNEED is unsafe because it can discard what was written to private or anonymous memory.
             // This map was made by `Map::new`: shared, read-only and backed by a file, so a later access sees the
             // file's bytes again, which the caller of `Checkpoint::open` guarantees not to change.
-            let advised = unsafe { self.0.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+            let advised = unsafe { self.map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
             drop(advised); // only advice: a system that refuses it loses nothing but memory
         }
     }
@@ -35,6 +51,6 @@ impl Deref for Map {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.0
+        &self.map
     }
 }

@@ -44,7 +44,7 @@ impl fmt::Display for Dtype {
 }
 
 /// A checked view of one tensor: `bytes.len()` is the product of `shape` times [`Dtype::size`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Tensor<'a> {
     /// The canonical name, such as `encoder.block.0.layer.0.SelfAttention.q.weight`.
@@ -57,6 +57,28 @@ pub struct Tensor<'a> {
     pub shape: &'a [usize],
     /// Its elements, row-major and contiguous, little endian, at any alignment.
     pub bytes: &'a [u8],
+    /// The file's bytes, and where in it these lie.
+    place: Option<(&'a Bytes, usize)>,
+}
+
+impl<'a> Tensor<'a> {
+    /// As many bytes as `buffer` has, from `offset` on: of a mapped file they are read into it.
+    ///
+    /// A page of a mapping that is touched stays in this process's memory, with 15 around it as a rule. So a few rows here and there
+    /// out of a large matrix are better read than looked at.
+    ///
+    /// # Panics
+    /// Where there are not as many.
+    pub fn read<'b>(&self, offset: usize, buffer: &'b mut [u8]) -> &'b [u8]
+    where
+        'a: 'b,
+    {
+        let mapped = &self.bytes[offset..][..buffer.len()];
+        match self.place {
+            Some((file, start)) if file.read_at(start + offset, buffer) => buffer,
+            _ => mapped,
+        }
+    }
 }
 
 /// One tensor as a reader of a format found it.
@@ -148,11 +170,11 @@ impl Tensors {
             return None;
         };
         let file = self.files.get(held.file)?;
-        let bytes = match &held.data {
-            Data::InFile(range) => file.bytes.get(range.clone())?,
-            Data::Owned(bytes) => bytes,
+        let (bytes, place) = match &held.data {
+            Data::InFile(range) => (file.bytes.get(range.clone())?, Some((&file.bytes, range.start))),
+            Data::Owned(bytes) => (&bytes[..], None),
         };
-        Some(Tensor { name, file: &file.name, dtype, shape: &held.shape, bytes })
+        Some(Tensor { name, file: &file.name, dtype, shape: &held.shape, bytes, place })
     }
 
     /// The tensor `name` with exactly this shape; `weights` is the file to name where it is missing, `why` where the shape

@@ -22,12 +22,18 @@ impl Arena {
     /// # Errors
     /// Where the system does not give them.
     pub fn new(len: usize) -> std::io::Result<Arena> {
-        let whole = len.checked_add(HUGE).ok_or(std::io::ErrorKind::OutOfMemory)?;
+        let whole = len.checked_add(2 * HUGE).ok_or(std::io::ErrorKind::OutOfMemory)? / HUGE * HUGE;
         let memory = MmapMut::map_anon(whole)?;
-        // Only advice: a system without transparent huge pages goes on with small ones.
-        #[cfg(target_os = "linux")]
-        let _ = memory.advise(memmap2::Advice::HugePage);
         let start = memory.as_ptr().align_offset(HUGE).min(HUGE);
+        // Only advice: a system without transparent huge pages goes on with small ones. A last page that would be used by less than
+        // half is made of small ones.
+        #[cfg(target_os = "linux")]
+        {
+            use memmap2::Advice;
+            let huge = (len + HUGE / 2) / HUGE * HUGE;
+            let _ = memory.advise_range(Advice::HugePage, start, huge);
+            let _ = memory.advise_range(Advice::NoHugePage, start + huge, whole - start - huge);
+        }
         Ok(Arena { memory, start, len })
     }
 

@@ -146,7 +146,7 @@ impl LmHead {
         let rows = room(rows, N * k);
         ids.iter()
             .zip(rows.chunks_exact_mut(k))
-            .for_each(|(id, out)| weights::row(&tensor, *id as usize, model.dtype, out));
+            .for_each(|(id, out)| weights::lone_row(&tensor, *id as usize, model.dtype, out));
         let mut logits = [0.0; N];
         chains(exec.isa, &hidden[..k], rows, k, &mut logits);
         logits
@@ -288,7 +288,7 @@ impl LmHead {
             let unknown = if wanted == Wanted::Exact { &mut outputs[..] } else { &mut outputs[*left..] };
             let weights = room(weights, unknown.len() * k);
             for ((id, _), out) in unknown.iter().zip(weights.chunks_exact_mut(k)) {
-                weights::row(&tensor, *id as usize, model.dtype, out);
+                weights::lone_row(&tensor, *id as usize, model.dtype, out);
             }
             let logits = room(logits, unknown.len());
             chains(exec.isa, hidden_of(*row), weights, k, logits);

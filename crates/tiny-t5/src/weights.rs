@@ -19,7 +19,9 @@ use tiny_t5_kernels::{
 };
 
 /// Bytes of a file that are read before its pages are let go, so that they do not pile up in memory.
-pub(crate) const RELEASE_BYTES: usize = 2 << 20;
+pub(crate) const RELEASE_BYTES: usize = 1 << 20;
+/// Bytes of a file that a thread packs at a time.
+const CHUNK_BYTES: usize = 64 << 10;
 
 /// A matrix whose weights int8 would change by more than this share of their size is kept at 16 bits.
 const MAX_LOSS: f64 = 0.02;
@@ -236,9 +238,12 @@ impl<'a> Plan<'a> {
                 bytes += planned.file_bytes_of_panel();
                 bytes <= RELEASE_BYTES
             });
-            let (now, after) = rest.split_at_mut(fits.count().max(1));
+            // Where panels are large, enough of them for all threads.
+            let now = fits.count().max(2 * team.threads()).min(rest.len());
+            let together = (CHUNK_BYTES / rest[0].0.file_bytes_of_panel().max(1)).clamp(1, 8);
+            let (now, after) = rest.split_at_mut(now);
             rest = after;
-            team.chunks_mut(now, 8, |_, jobs| {
+            team.chunks_mut(now, together, |_, jobs| {
                 for (planned, i, to) in jobs {
                     planned.pack_panel(self.isa, *i, to);
                 }

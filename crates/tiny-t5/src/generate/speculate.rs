@@ -104,28 +104,24 @@ impl Speculation {
         let settings = search.settings;
         // The last token that may come needs no guess.
         let left = (settings.prompt.len() + settings.max_new_tokens).saturating_sub(self.len + 1).min(MOST);
-        let pace = &search.state.pace;
-        if self.copies {
-            let copied = copy(&self.source, &self.ids);
-            let n = pace.best(Way::Copies, left.min(copied.len()), self.costs);
-            if n > 0 {
-                let mut guesses = [0; MOST];
-                guesses[..n].copy_from_slice(&copied[..n]);
-                self.ids.extend_from_slice(&guesses[..n]);
-                return Ok(Way::Copies);
-            }
+        let copied = if self.copies { copy(&self.source, &self.ids) } else { &[] };
+        let drafts = if self.drafts { left } else { 0 };
+        let (way, n) = search.state.pace.best(left.min(copied.len()), drafts, self.costs);
+        if way == Way::Copies {
+            let mut guesses = [0; MOST];
+            guesses[..n].copy_from_slice(&copied[..n]);
+            self.ids.extend_from_slice(&guesses[..n]);
         }
-        if !self.drafts {
-            return Ok(Way::Plain);
+        if way != Way::Drafts {
+            return Ok(way);
         }
-        let n = pace.best(Way::Drafts, left, self.costs);
         for _ in 0..n {
             let last = self.ids.len() - 1;
             self.pass(search, last, true)?;
             self.ids.push(self.picked[0]);
         }
         search.state.decoder.caches[0].truncate(self.len - 1);
-        Ok(if n > 0 { Way::Drafts } else { Way::Plain })
+        Ok(way)
     }
 
     /// Decodes the ids from `from` on; `picked` has the best id behind each.

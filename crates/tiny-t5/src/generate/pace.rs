@@ -98,15 +98,13 @@ impl Pace {
 
 impl Held {
     /// The number of guesses, up to `most`, that promises the most tokens for the time of a plain step, and how many; each costs
-    /// `each`.
+    /// `each`. Where that is not enough any more, one guess after a while, if there is nothing better to do.
     fn best(&self, most: usize, each: f64) -> (usize, f64) {
-        if self.idle >= AGAIN && most > 0 {
-            return (1, f64::INFINITY);
-        }
         // The first token is always right, the next if its guess held, ...
         let promised = |n: usize| (0..=n).map(|i| self.share.powi(i as i32)).sum::<f64>() / (1.0 + n as f64 * each);
         let all = (0..=most).map(|n| (n, promised(n)));
-        all.max_by(|(_, a), (_, b)| a.total_cmp(b)).unwrap_or((0, 1.0))
+        let best = all.max_by(|(_, a), (_, b)| a.total_cmp(b)).unwrap_or((0, 1.0));
+        if best.1 < PAYS && self.idle >= AGAIN && most > 0 { (1, PAYS) } else { best }
     }
 
     fn see(&mut self, guessed: usize, accepted: usize) {

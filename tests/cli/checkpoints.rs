@@ -59,18 +59,6 @@ fn cli_model_looks_into_the_hubs_cache() {
     assert!(code == 1 && error.contains("somebody/else") && error.contains(&cache), "{error}");
 }
 
-/// A copy of a golden with one of its files changed.
-fn changed(golden: &str, file: &str, change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> tempfile::TempDir {
-    let copy = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(data(&format!("goldens/{golden}"))).unwrap() {
-        let path = entry.unwrap().path();
-        std::fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
-    }
-    let path = copy.path().join(file);
-    std::fs::write(&path, change(std::fs::read(&path).unwrap_or_default())).unwrap();
-    copy
-}
-
 #[test]
 fn cli_model_bad_checkpoints_are_one_line() {
     let fails = |folder: tempfile::TempDir, parts: &[&str]| {

@@ -11,8 +11,9 @@ mod common;
 
 use common::{data, json, many_words};
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use tiny_t5::{Choices, Custom, Generate, Load, Source, T5};
 
 struct Counting;
@@ -67,10 +68,10 @@ fn pool(threads: usize) -> usize {
 /// The English-to-IPA model without its tokenizer: ids in, ids out. Wide enough that two threads share each product of a
 /// step; the golden folders are not.
 fn model() -> T5 {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/g2p-ipa");
-    let config = json(&folder.join("config.json")).to_string();
-    let weights = std::fs::read(folder.join("model.safetensors")).unwrap();
-    T5::from_bytes(&config, None, weights.leak(), None, &Load::default()).unwrap()
+    static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("models/g2p-ipa"));
+    static WEIGHTS: LazyLock<Vec<u8>> = LazyLock::new(|| std::fs::read(FOLDER.join("model.safetensors")).unwrap());
+    let config = json(&FOLDER.join("config.json")).to_string();
+    T5::from_bytes(&config, None, &WEIGHTS, None, &Load::default()).unwrap()
 }
 
 fn exactly(tokens: usize, options: &Generate) -> Generate {

@@ -3,6 +3,7 @@
 use crate::failure::Failure;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::Value;
+use std::sync::LazyLock;
 use tiny_t5::{Error, Generate};
 
 /// What stands below them in the help.
@@ -81,18 +82,22 @@ fn value_name(name: &str) -> &'static str {
     }
 }
 
+/// The options' names and docs as the command line has them: clap wants them for the life of the process.
+static WORDS: LazyLock<Vec<[String; 2]>> = LazyLock::new(|| {
+    let words = |(name, doc): &(&str, &str)| [kebab(name), in_kebab(doc.trim().trim_end_matches('.'))];
+    Generate::OPTIONS.iter().map(words).collect()
+});
+
 impl clap::Args for Options {
     fn augment_args(command: Command) -> Command {
-        Generate::OPTIONS.iter().fold(command, |command, (name, doc)| {
-            // clap keeps names for the life of the process.
-            let long: &'static str = kebab(name).leak();
-            let doc: &'static str = in_kebab(doc.trim().trim_end_matches('.')).leak();
+        Generate::OPTIONS.iter().zip(&*WORDS).fold(command, |command, ((name, _), [long, doc])| {
             let parse = move |text: &str| match value_of(name, text) {
                 Ok(value) => Ok(value),
                 Err(Error::Option { expected, .. }) => Err(expected),
                 Err(error) => Err(error.to_string()),
             };
-            let arg = Arg::new(*name).long(long).help(doc).help_heading("Generation").value_parser(parse);
+            let arg =
+                Arg::new(*name).long(long.as_str()).help(doc.as_str()).help_heading("Generation").value_parser(parse);
             command.arg(match is_flag(name) {
                 true => arg.value_name("BOOL").num_args(0..=1).require_equals(true).default_missing_value("true"),
                 false => arg.value_name(value_name(name)).action(ArgAction::Set).allow_negative_numbers(true),

@@ -51,3 +51,47 @@ pub fn numbers(seed: u64, len: usize) -> Vec<f32> {
         })
         .collect()
 }
+
+/// A row with zeros behind it.
+pub fn wide(row: &[f32], k: usize) -> Vec<f32> {
+    row.iter().copied().chain(std::iter::repeat_n(0.0, k.div_ceil(16) * 16 - k)).collect()
+}
+
+/// Rows and a vector of one of many kinds.
+pub fn deceive(kind: u32, seed: u64, n: usize, k: usize) -> (Vec<f32>, Vec<f32>) {
+    let uniform =
+        |seed, len| -> Vec<f32> { numbers(seed, len).iter().map(|x| if x.abs() > 1.0 { 0.5 } else { *x }).collect() };
+    let (mut h, mut w) = (uniform(seed, k), uniform(seed ^ 77, n * k));
+    let pick = |i: u64, of: usize| (seed.wrapping_mul(i * 2 + 1) >> 20) as usize % of;
+    match kind {
+        // all rows the same: all tie
+        0 => (1..n).for_each(|i| w.copy_within(0..k, i * k)),
+        // one ulp apart
+        1 => {
+            (1..n).for_each(|i| w.copy_within(0..k, i * k));
+            for i in 0..n {
+                let x = &mut w[i * k + pick(i as u64, k)];
+                *x = if pick(i as u64 + 9, 2) == 0 { x.next_up() } else { x.next_down() };
+            }
+        }
+        // outlier columns
+        2 => (0..4).for_each(|i| (0..n).for_each(|row| w[row * k + pick(i, k)] *= 300.0)),
+        // one outlier in a row spoils its scale
+        3 => (0..n).step_by(5).for_each(|row| w[row * k + pick(row as u64, k)] = 900.0),
+        4 => w.fill(0.0),
+        5 => h.fill(0.0),
+        // heavy tails
+        6 => w.iter_mut().for_each(|x| *x = x.powi(9) * 50.0),
+        // near the ends of f32
+        7 => w.iter_mut().for_each(|x| *x *= 1e-38),
+        8 => h.iter_mut().for_each(|x| *x *= 1e-36),
+        9 => w.iter_mut().for_each(|x| *x *= 1e16),
+        10 => h.iter_mut().for_each(|x| *x *= 1e15),
+        11 => w[pick(3, n * k)] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX][pick(5, 4)],
+        12 => h[pick(3, k)] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX][pick(5, 4)],
+        // sums that cancel
+        13 => (0..n).for_each(|row| (1..k).step_by(2).for_each(|i| w[row * k + i] = -w[row * k + i - 1])),
+        _ => {}
+    }
+    (h, w)
+}

@@ -23,6 +23,7 @@ mod elementwise;
 pub mod machine;
 mod math;
 mod matmul;
+mod near;
 mod region;
 mod rms_norm;
 mod screen;
@@ -40,6 +41,7 @@ pub use matmul::{
     Digits, Epilogue, Leading, Loss, Panels, Product, Storage, WeightType, largest, matmul, pack_int8, pack_panel,
     unpack_panel, widen,
 };
+pub use near::{Near, NearLeading, NearPanel, NearQuery, near_bytes, near_panels};
 pub use region::{MAX_CHUNKS, Team};
 pub use rms_norm::rms_norm;
 pub use screen::{

@@ -89,6 +89,11 @@ impl ColumnScales {
     pub fn scales(&self) -> &[f32] {
         &self.scale[..self.k]
     }
+
+    /// One over each, zeros behind `[padded(k)]`.
+    pub(crate) fn inverse(&self) -> &[f32] {
+        &self.inverse
+    }
 }
 
 /// Packs 16 rows (zeros where absent); false where a number is too large for the bounds to hold, or none.

@@ -5,6 +5,10 @@
 //! product's, ties and all, at a quarter of its bytes. Where the bounds do not help (numbers that are not finite, too many
 //! survivors, a processor that changes every score) the full product runs.
 
+mod near;
+
+pub(crate) use near::Likeliest;
+
 use crate::cache::Block;
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -13,10 +17,10 @@ use crate::stack::{Exec, room};
 use crate::weights::{self, Matrix, Packed, Plan, RELEASE_BYTES};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tiny_t5_checkpoint::Config;
+use tiny_t5_checkpoint::{Config, Tensor};
 use tiny_t5_kernels::{
-    Arena, Bounds, ColumnScales, Epilogue, LANES, Leading, Query, SCREEN_MAX_K, Screen, chains, first_max, pack_screen,
-    padded, screen_bytes, screen_digits,
+    Arena, Bounds, ColumnScales, Epilogue, Isa, LANES, Leading, NearLeading, NearQuery, Query, SCREEN_MAX_K, Screen,
+    chains, first_max, pack_screen, padded, screen_bytes, screen_digits,
 };
 
 /// Weights from which a screen is worth its making; below it the full product is as fast.
@@ -37,19 +41,23 @@ pub(crate) struct LmHead {
     packed: OnceLock<(Packed, Matrix)>,
     /// Made on first use; none where the matrix has numbers that are not finite.
     screen: OnceLock<Option<Packing>>,
+    /// As the screen, for beams.
+    near: OnceLock<Option<Packing>>,
 }
 
-/// A screen in memory.
+/// A copy of the matrix that serves a search, and what its columns were divided by.
 #[derive(Debug)]
 struct Packing {
     block: Block,
     scales: ColumnScales,
 }
 
-/// Buffers of [`LmHead::best`], and what it saw.
+/// Buffers of [`LmHead::best`] and [`LmHead::likeliest`], and what they saw.
 #[derive(Debug, Default)]
 pub(crate) struct Choice {
     queries: Vec<Query>,
+    /// [rows, padded(d_model)]
+    near_queries: Vec<f32>,
     /// [queries, groups]
     bounds: Vec<Bounds>,
     /// One a query.
@@ -78,6 +86,29 @@ struct Finalists {
     logits: Vec<f32>,
     /// Of a few of them, a row of d_model each.
     weights: Vec<f32>,
+    /// For beams.
+    query: Option<NearQuery>,
+    leading: NearLeading,
+    /// ln(sum of e^logit) of all ids.
+    sum: Option<f32>,
+}
+
+/// Computes the logits of some outputs for one hidden state `[d_model]`; with buffers.
+fn exact(
+    isa: Isa,
+    tensor: &Tensor<'_>,
+    dtype: Dtype,
+    hidden: &[f32],
+    outputs: &mut [(u32, f32)],
+    (weights, logits): (&mut Vec<f32>, &mut Vec<f32>),
+) {
+    let weights = room(weights, outputs.len() * hidden.len());
+    for ((id, _), out) in outputs.iter().zip(weights.chunks_exact_mut(hidden.len())) {
+        weights::lone_row(tensor, *id as usize, dtype, out);
+    }
+    let logits = room(logits, outputs.len());
+    chains(isa, hidden, weights, hidden.len(), logits);
+    outputs.iter_mut().zip(logits).for_each(|(output, logit)| output.1 = *logit);
 }
 
 /// What the best id is wanted for.
@@ -99,10 +130,10 @@ pub(crate) trait Scores {
 
 impl LmHead {
     pub(crate) fn new(name: &'static str) -> LmHead {
-        LmHead { name, packed: OnceLock::new(), screen: OnceLock::new() }
+        LmHead { name, packed: OnceLock::new(), screen: OnceLock::new(), near: OnceLock::new() }
     }
 
-    fn tensor<'a>(&self, model: &'a Model) -> tiny_t5_checkpoint::Tensor<'a> {
+    fn tensor<'a>(&self, model: &'a Model) -> Tensor<'a> {
         model.checkpoint.find(self.name).expect("`Model::load` found it, and a checkpoint does not change")
     }
 
@@ -159,10 +190,11 @@ impl LmHead {
         if let Some(screen) = self.screen.get() {
             return Ok(screen.as_ref());
         }
-        let packing = match self.kept_screen(model, exec)? {
-            Some(kept) => Some(kept),
-            None => self.pack_screen(model, exec)?,
-        };
+        let (n, k) = (model.config().vocab_size, model.config().d_model);
+        let packing = self.copied(model, exec, (SCREEN_ENTRY, screen_bytes(n, k)), |scales, bytes| {
+            let mut panels: Vec<_> = bytes.chunks_exact_mut(screen_bytes(LANES, k)).collect();
+            self.pack_rows(model, exec, &mut panels, |rows, panel| pack_screen(exec.isa, rows, scales, panel))
+        })?;
         Ok(self.screen.get_or_init(|| packing).as_ref())
     }
 
@@ -178,61 +210,70 @@ impl LmHead {
         self.screen.get().is_some_and(Option::is_some)
     }
 
-    /// The screen as the cache has it.
-    fn kept_screen(&self, model: &Model, exec: Exec<'_>) -> Result<Option<Packing>> {
+    /// A copy of so many bytes, as the cache has it under that name or else made by `pack`; none where that is false.
+    fn copied(
+        &self,
+        model: &Model,
+        exec: Exec<'_>,
+        (entry, bytes): (&'static str, usize),
+        pack: impl FnOnce(&ColumnScales, &mut [u8]) -> bool,
+    ) -> Result<Option<Packing>> {
         let (n, k) = (model.config().vocab_size, model.config().d_model);
-        let Some(kept) = model.cache.as_ref().and_then(|cache| cache.get(SCREEN_ENTRY, exec.team)) else {
-            return Ok(None);
-        };
-        let scales: Vec<f32> = kept.notes().as_chunks().0.iter().map(|x| f32::from_le_bytes(*x)).collect();
-        if scales.len() != k || kept.data().len() != screen_bytes(n, k) {
-            return Ok(None);
+        let memory = |source| Error::Memory { what: "copy of the LM head", bytes, source };
+        if let Some(kept) = model.cache.as_ref().and_then(|cache| cache.get(entry, exec.team)) {
+            let scales: Vec<f32> = kept.notes().as_chunks().0.iter().map(|x| f32::from_le_bytes(*x)).collect();
+            if scales.len() == k && kept.data().len() == bytes {
+                let block = Block::kept(kept).map_err(memory)?;
+                return Ok(Some(Packing { block, scales: ColumnScales::from_scales(&scales) }));
+            }
         }
-        let bytes = screen_bytes(n, k);
-        let block = Block::kept(kept).map_err(|source| Error::Memory { what: "LM head screen", bytes, source })?;
-        Ok(Some(Packing { block, scales: ColumnScales::from_scales(&scales) }))
-    }
-
-    /// Makes the screen; none where the matrix has numbers that are not finite.
-    fn pack_screen(&self, model: &Model, exec: Exec<'_>) -> Result<Option<Packing>> {
-        let (n, k) = (model.config().vocab_size, model.config().d_model);
-        let tensor = self.tensor(model);
-        let row = |i: usize, out: &mut [f32]| weights::row(&tensor, i, model.dtype, out);
         // A thousand rows show which columns are outliers; the first ones, since others would bring all pages of the file.
         let mut samples = vec![0f32; n.min(1024) * k];
-        samples.chunks_exact_mut(k).enumerate().for_each(|(i, out)| row(i, out));
+        let rows = samples.chunks_exact_mut(k).enumerate();
+        rows.for_each(|(i, out)| weights::row(&self.tensor(model), i, model.dtype, out));
         let scales = ColumnScales::new(samples.chunks_exact(k), k);
-        let bytes = screen_bytes(n, k);
-        let mut arena = Arena::new(bytes).map_err(|source| Error::Memory { what: "LM head screen", bytes, source })?;
-        let holds = AtomicBool::new(true);
+        let mut arena = Arena::new(bytes).map_err(memory)?;
+        if !pack(&scales, arena.bytes_mut()) {
+            return Ok(None);
+        }
+        if let Some(cache) = &model.cache {
+            let notes: Vec<u8> = scales.scales().iter().flat_map(|x| x.to_le_bytes()).collect();
+            cache.put(entry, &notes, arena.bytes(), exec.team);
+        }
+        Ok(Some(Packing { block: Block::Made(arena), scales }))
+    }
+
+    /// Packs the rows of the matrix, 16 a panel, on all threads; false where one of them cannot be packed.
+    fn pack_rows<P: Send>(
+        &self,
+        model: &Model,
+        exec: Exec<'_>,
+        panels: &mut [P],
+        pack: impl Fn(&[Option<&[f32]>; LANES], &mut P) -> bool + Sync,
+    ) -> bool {
+        let (n, k) = (model.config().vocab_size, model.config().d_model);
+        let tensor = self.tensor(model);
         /// Panels of a chunk of the region.
         const PANELS: usize = 16;
-        let panel = screen_bytes(LANES, k);
-        let part = RELEASE_BYTES / 4 / (PANELS * panel) * (PANELS * panel);
-        for (i, part_bytes) in arena.bytes_mut().chunks_mut(part.max(PANELS * panel)).enumerate() {
-            let first_panel = i * part.max(PANELS * panel) / panel;
-            exec.team.chunks_mut(part_bytes, PANELS * panel, |chunk, panels| {
+        let part = (RELEASE_BYTES / (LANES * k * tensor.dtype.size())).next_multiple_of(PANELS);
+        let holds = AtomicBool::new(true);
+        for (i, panels) in panels.chunks_mut(part).enumerate() {
+            exec.team.chunks_mut(panels, PANELS, |chunk, panels| {
                 let mut floats = vec![0f32; LANES * padded(k)];
-                for (i, panel) in panels.chunks_exact_mut(panel).enumerate() {
-                    let first = (first_panel + chunk * PANELS + i) * LANES;
+                for (j, panel) in panels.iter_mut().enumerate() {
+                    let first = (i * part + chunk * PANELS + j) * LANES;
                     let rows = (n - first).min(LANES);
-                    floats.chunks_exact_mut(padded(k)).take(rows).enumerate().for_each(|(i, out)| row(first + i, out));
+                    let each = floats.chunks_exact_mut(padded(k)).take(rows).enumerate();
+                    each.for_each(|(i, out)| weights::row(&tensor, first + i, model.dtype, out));
                     let rows = std::array::from_fn(|i| (i < rows).then(|| &floats[i * padded(k)..][..padded(k)]));
-                    if !pack_screen(exec.isa, &rows, &scales, panel) {
+                    if !pack(&rows, panel) {
                         holds.store(false, Ordering::Relaxed);
                     }
                 }
             });
             model.checkpoint.release();
         }
-        if !holds.into_inner() {
-            return Ok(None);
-        }
-        if let Some(cache) = &model.cache {
-            let notes: Vec<u8> = scales.scales().iter().flat_map(|x| x.to_le_bytes()).collect();
-            cache.put(SCREEN_ENTRY, &notes, arena.bytes(), exec.team);
-        }
-        Ok(Some(Packing { block: Block::Made(arena), scales }))
+        holds.into_inner()
     }
 
     /// The id with the best score of each row, the first of equals: what the full logits, processed, would give.
@@ -277,7 +318,7 @@ impl LmHead {
         screen.scan(exec.isa, exec.team, queries, screen_digits(exec.isa, served), bounds);
         let tensor = self.tensor(model);
         exec.team.chunks_mut(finalists, 1, |query, finalists| {
-            let Finalists { row, apart, left, outputs, logits, weights } = &mut finalists[0];
+            let Finalists { row, apart, left, outputs, logits, weights, .. } = &mut finalists[0];
             screen.survivors(exec.isa, &queries[query], &bounds[query * groups..][..groups], apart, outputs);
             *left = outputs.len();
             if *left == 0 || (*left > MAX_SURVIVORS && wanted == Wanted::Exact) {
@@ -286,13 +327,7 @@ impl LmHead {
             }
             outputs.extend(apart.iter().map(|id| (*id, f32::NAN)));
             let unknown = if wanted == Wanted::Exact { &mut outputs[..] } else { &mut outputs[*left..] };
-            let weights = room(weights, unknown.len() * k);
-            for ((id, _), out) in unknown.iter().zip(weights.chunks_exact_mut(k)) {
-                weights::lone_row(&tensor, *id as usize, model.dtype, out);
-            }
-            let logits = room(logits, unknown.len());
-            chains(exec.isa, hidden_of(*row), weights, k, logits);
-            unknown.iter_mut().zip(logits).for_each(|(output, logit)| output.1 = *logit);
+            exact(exec.isa, &tensor, model.dtype, hidden_of(*row), unknown, (weights, logits));
             outputs.sort_unstable_by_key(|(id, _)| *id);
         });
         dense.resize(n.max(dense.len()), f32::NEG_INFINITY);

@@ -59,7 +59,7 @@ pub(crate) enum Head {
     /// Nothing: hidden states.
     None,
     /// The output matrix.
-    Lm(LmHead),
+    Lm(Box<LmHead>),
     /// `classification_head`: dense, tanh, out_proj, on the decoder's state at the last end token.
     Sequence { dense: Linear, out: Linear },
     /// `classifier`, on every encoder state.
@@ -317,7 +317,7 @@ impl<'a> Reader<'a> {
                 // A stored lm_head that equals the embedding gives the same logits, so nobody has to compare them.
                 let name = if self.checkpoint.find("lm_head.weight").is_some() { "lm_head.weight" } else { embedding };
                 self.tensor(name, &[c.vocab_size, c.d_model], "vocab_size, d_model in config.json")?;
-                Head::Lm(LmHead::new(name))
+                Head::Lm(Box::new(LmHead::new(name)))
             }
             Architecture::SequenceClassification => Head::Sequence {
                 dense: self.linear(plan, "classification_head.dense", c.d_model, "d_model in config.json")?,

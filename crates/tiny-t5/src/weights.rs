@@ -41,6 +41,10 @@ impl Matrix {
         matches!(self.kind, WeightType::Int8(_))
     }
 
+    pub(crate) fn is_f32(&self) -> bool {
+        self.kind == WeightType::F32
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         self.n.div_ceil(LANES) * self.kind.panel_bytes(self.k)
     }

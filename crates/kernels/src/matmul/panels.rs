@@ -52,6 +52,8 @@ pub enum Storage<'a> {
     Bf16(&'a [bf16]),
     /// IEEE half precision
     F16(&'a [f16]),
+    /// Whole numbers, of [`crate::Near`].
+    I16(&'a [i16]),
     /// 8 bits and scales, and how inputs are quantised.
     Int8(&'a [u8], Digits),
 }
@@ -81,6 +83,7 @@ impl<'a> Panels<'a> {
             Storage::F32(w) => (w.len(), Self::len(n, k)),
             Storage::Bf16(w) => (w.len(), Self::len(n, k)),
             Storage::F16(w) => (w.len(), Self::len(n, k)),
+            Storage::I16(w) => (w.len(), Self::len(n, k)),
             Storage::Int8(w, _) => (w.len(), n.div_ceil(LANES) * int8::panel_bytes(k)),
         };
         assert_eq!(len, expected, "packed weights of a matrix [{n}, {k}]");
@@ -116,6 +119,7 @@ impl<'a> Panels<'a> {
             Storage::F32(w) => size_of_val(w),
             Storage::Bf16(w) => size_of_val(w),
             Storage::F16(w) => size_of_val(w),
+            Storage::I16(w) => size_of_val(w),
             Storage::Int8(w, _) => w.len(),
         }
     }

@@ -52,6 +52,14 @@ impl Weight for f16 {
     }
 }
 
+impl Weight for i16 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const i16) -> S::F {
+        // SAFETY: as the caller's.
+        unsafe { s.load_i16(p) }
+    }
+}
+
 /// The one inner loop: `M` rows of inputs times `P` panels of `w`, added to `acc` in ascending order of k.
 ///
 /// The 16 weights of step k of panel p lie at `w + p panel + k step`. `ahead` is what will be read soon: every fourth
@@ -259,6 +267,7 @@ impl Kernel for Block<'_> {
             Storage::F32(w) => block(s, &self, w),
             Storage::Bf16(w) => block(s, &self, w),
             Storage::F16(w) => block(s, &self, w),
+            Storage::I16(w) => block(s, &self, w),
             Storage::Int8(..) => {} // `matmul` sends it elsewhere
         }
     }

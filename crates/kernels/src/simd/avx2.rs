@@ -58,6 +58,14 @@ impl Simd for Avx2 {
         unsafe { (_mm256_cvtph_ps(_mm_loadu_si128(p.cast())), _mm256_cvtph_ps(_mm_loadu_si128(p.add(8).cast()))) }
     }
     #[inline(always)]
+    unsafe fn load_i16(self, p: *const i16) -> F {
+        // SAFETY: the caller vouches for reading 16 values at `p`, the proof for the features.
+        unsafe {
+            let widen = |v| _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(v));
+            (widen(_mm_loadu_si128(p.cast())), widen(_mm_loadu_si128(p.add(8).cast())))
+        }
+    }
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: F) {
         // SAFETY: the caller vouches for writing 16 values at `p`, the proof for the features.
         unsafe {

@@ -58,6 +58,11 @@ impl Simd for Avx512 {
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
     }
     #[inline(always)]
+    unsafe fn load_i16(self, p: *const i16) -> __m512 {
+        // SAFETY: the caller vouches for reading 16 values at `p`, the proof for the features.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256(p.cast()))) }
+    }
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: __m512) {
         // SAFETY: the caller vouches for writing 16 values at `p`, the proof for the features.
         unsafe { _mm512_storeu_ps(p, v) }

@@ -73,6 +73,10 @@ pub trait Simd: Copy {
     /// # Safety
     /// `p` is valid for reading 16 u16.
     unsafe fn load_f16(self, p: *const u16) -> Self::F;
+    /// Whole numbers as f32, exactly.
+    /// # Safety
+    /// `p` is valid for reading 16 i16.
+    unsafe fn load_i16(self, p: *const i16) -> Self::F;
     /// # Safety
     /// `p` is valid for writing 16 f32.
     unsafe fn store(self, p: *mut f32, v: Self::F);

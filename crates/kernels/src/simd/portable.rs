@@ -82,6 +82,11 @@ impl Simd for Portable {
         from_f16(bits)
     }
     #[inline(always)]
+    unsafe fn load_i16(self, p: *const i16) -> F {
+        // SAFETY: the caller vouches for 16 readable i16.
+        from_lanes(unsafe { p.cast::<[i16; LANES]>().read_unaligned() }.map(f32::from))
+    }
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: F) {
         // SAFETY: the caller vouches for 16 writable f32.
         unsafe { p.cast::<[f32; LANES]>().write_unaligned(lanes(v)) }

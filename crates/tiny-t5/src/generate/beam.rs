@@ -7,10 +7,11 @@
 //!
 //! Source: transformers, `GenerationMixin._beam_search`.
 
-use super::processors::Context;
+use super::processors::{Context, Rules};
 use super::rows::Texts;
-use super::{Finish, Found, Search, Spare, Strategy};
+use super::{Finish, Found, Search, Settings, Spare, Strategy};
 use crate::error::Result;
+use crate::lm_head::{Likeliest, Scores};
 use crate::options::EarlyStopping;
 use std::cmp::Ordering;
 use tiny_t5_kernels::{BLOCK, block_maxima, log_softmax_row};
@@ -57,6 +58,8 @@ struct Buffers {
     best: Vec<Candidate>,
     /// Of blocks of a beam's scores.
     maxima: Vec<f32>,
+    /// [vocab_size], minus infinity between uses.
+    dense: Vec<f32>,
     /// Why each of the best ends, if it does.
     ends: Vec<Option<Finish>>,
     /// Those that go on.
@@ -146,6 +149,39 @@ impl Beams {
     }
 }
 
+/// The beams of a step, with the processors that change their scores.
+struct Step<'a> {
+    sources: &'a [Source],
+    texts: &'a Texts,
+    rules: Rules<'a>,
+    prompt: usize,
+    numbers: &'a [usize],
+}
+
+impl Step<'_> {
+    fn context(&self, row: usize) -> Context<'_> {
+        let live = self.sources.iter().filter(|source| source.live);
+        let mut beams = live.flat_map(|source| source.running.iter().map(move |beam| (source.index, beam)));
+        let (source, beam) = beams.nth(row).expect("a row for each running beam");
+        Context { ids: &beam.ids, prompt: self.prompt, source: self.texts.get(source), index: self.numbers[source] }
+    }
+}
+
+impl Scores for Step<'_> {
+    fn touches(&self, row: usize, ids: &mut Vec<u32>) -> bool {
+        self.rules.touches(&self.context(row), ids)
+    }
+
+    fn process(&self, row: usize, scores: &mut [f32]) {
+        self.rules.process(&self.context(row), scores);
+    }
+}
+
+/// How many of a source's continuations a step looks at.
+fn candidates_kept(settings: &Settings) -> usize {
+    (settings.eos.len() + 1).max(2) * settings.num_beams
+}
+
 impl Strategy for Beams {
     fn step(&mut self, search: &mut Search<'_>) -> Result<()> {
         let settings = search.settings;
@@ -153,8 +189,15 @@ impl Strategy for Beams {
             source.running.iter().map(|beam| (beam.cache, source.index, beam.ids[beam.ids.len() - 1]))
         }));
         self.generated += 1;
-        search.logits()?;
         let Beams { texts, sources, generated, buffers, .. } = self;
+        let step = Step {
+            sources,
+            texts,
+            rules: search.rules(),
+            prompt: search.settings.prompt.len(),
+            numbers: search.numbers,
+        };
+        search.likeliest(&step, candidates_kept(settings))?;
         let mut first = 0;
         for source in sources.iter_mut().filter(|source| source.live) {
             let text = texts.get(source.index);
@@ -214,41 +257,64 @@ fn context<'a>(search: &Search<'_>, source: &Source, text: &'a [u32], ids: &'a [
 fn best_candidates(search: &mut Search<'_>, source: &Source, text: &[u32], first: usize, buffers: &mut Buffers) {
     let settings = search.settings;
     let isa = search.exec.isa;
-    let keep = (settings.eos.len() + 1).max(2) * settings.num_beams;
-    let Buffers { best: candidates, maxima, .. } = buffers;
-    candidates.clear();
-    // What the worst of a full list scores.
-    let mut least = f32::NEG_INFINITY;
-    let constrained = search.custom.constrains();
+    let keep = candidates_kept(settings);
+    let Buffers { best, maxima, dense, .. } = buffers;
+    best.clear();
+    let passes_over = search.custom.constrains();
+    let mut best = Best { list: best, keep, least: f32::NEG_INFINITY, passes_over };
     let rules = search.rules();
     for (beam, Beam { ids, score, .. }) in source.running.iter().enumerate() {
         let context = context(search, source, text, ids);
+        if let Some(Likeliest { outputs, sum }) = search.state.choice.likeliest(first + beam) {
+            dense.resize(search.model.config().vocab_size.max(dense.len()), f32::NEG_INFINITY);
+            outputs.iter().for_each(|(id, logit)| dense[*id as usize] = logit - sum);
+            rules.process(&context, dense);
+            for (id, _) in outputs {
+                let x = std::mem::replace(&mut dense[*id as usize], f32::NEG_INFINITY);
+                best.consider(Candidate { score: x + score, beam, id: *id });
+            }
+            continue;
+        }
         let mut logits = search.last_logits();
         let scores = logits.row(first + beam);
         log_softmax_row(isa, scores);
         rules.process(&context, scores);
-        // A list of the best so far; once it is long, it is cut, and what could not get in is passed over.
         block_maxima(isa, scores, maxima);
         for (block, (scores, max)) in scores.chunks(BLOCK).zip(maxima.iter()).enumerate() {
-            if max + score < least {
+            if max + score < best.least {
                 continue;
             }
             for (i, x) in scores.iter().enumerate() {
-                let candidate = Candidate { score: x + score, beam, id: (block * BLOCK + i) as u32 };
-                if candidate.score < least || constrained && candidate.score == f32::NEG_INFINITY {
-                    continue;
-                }
-                candidates.push(candidate);
-                if candidates.len() >= 2 * keep + 64 {
-                    candidates.sort_unstable_by(order);
-                    candidates.truncate(keep);
-                    least = candidates.last().map_or(least, |c| c.score);
-                }
+                best.consider(Candidate { score: x + score, beam, id: (block * BLOCK + i) as u32 });
             }
         }
     }
-    candidates.sort_unstable_by(order);
-    candidates.truncate(keep);
+    best.list.sort_unstable_by(order);
+    best.list.truncate(keep);
+}
+
+/// A list of the best so far; once it is long, it is cut, and what could not get in is passed over.
+struct Best<'a> {
+    list: &'a mut Vec<Candidate>,
+    keep: usize,
+    /// What the worst of a full list scores.
+    least: f32,
+    /// What has no probability at all is no way on.
+    passes_over: bool,
+}
+
+impl Best<'_> {
+    fn consider(&mut self, candidate: Candidate) {
+        if candidate.score < self.least || self.passes_over && candidate.score == f32::NEG_INFINITY {
+            return;
+        }
+        self.list.push(candidate);
+        if self.list.len() >= 2 * self.keep + 64 {
+            self.list.sort_unstable_by(order);
+            self.list.truncate(self.keep);
+            self.least = self.list.last().map_or(self.least, |c| c.score);
+        }
+    }
 }
 
 impl Source {

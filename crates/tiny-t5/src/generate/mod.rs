@@ -447,6 +447,16 @@ impl<'a> Search<'a> {
         Ok(())
     }
 
+    /// Decodes what was fed; of each of its rows what may be among the `keep` best ([`Choice::likeliest`]), or all logits.
+    fn likeliest(&mut self, scores: &impl Scores, keep: usize) -> Result<()> {
+        self.decode();
+        let start = Instant::now();
+        let State { decoder, choice, ids, logits, .. } = &mut *self.state;
+        self.head.likeliest(self.model, self.exec, &decoder.hidden, ids.len(), choice, scores, keep, logits)?;
+        self.timings.head_ms += ms(start);
+        Ok(())
+    }
+
     /// The logits of the last step.
     fn last_logits(&mut self) -> Logits<'_> {
         Logits { logits: &mut self.state.logits, vocab_size: self.model.config().vocab_size }

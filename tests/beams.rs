@@ -49,8 +49,8 @@ fn beams_find_what_all_logits_give() {
         for (near, all) in near.iter().flatten().zip(all.iter().flatten()) {
             assert_eq!((&near.ids, near.finish), (&all.ids, all.finish), "{options:?}");
             let (near, all) = (near.score.unwrap(), all.score.unwrap());
-            // Twelve log-probabilities near -10, three and a half times their sum with the length penalty below 0.
-            assert!((near - all).abs() <= 2e-5, "{near} instead of {all}: {options:?}");
+            // Twelve log-probabilities near -10; with the length penalty below 0 three and a half times their sum.
+            assert!((near - all).abs() <= 5e-5, "{near} instead of {all}: {options:?}");
         }
     }
 }

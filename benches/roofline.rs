@@ -81,6 +81,9 @@ fn main() {
         for queries in [1, 2, 4, 32] {
             screen(isa, 32128, 256, queries);
         }
+        for rows in [1, 4, 16] {
+            near(isa, 32128, 256, rows);
+        }
         for (n, k) in [(768, 256), (256, 256), (1024, 256), (256, 1024), (2048, 512), (512, 2048)] {
             vector(isa, n, k);
         }
@@ -189,6 +192,43 @@ fn screen(isa: Isa, n: usize, k: usize, queries: usize) {
         bytes / median / 1e9,
         100.0 * bytes / median / limit,
         limit / 1e9
+    );
+}
+
+/// The copy of an LM head at 16 bits, and what a beam search wants of it, beside reading its bytes.
+fn near(isa: Isa, n: usize, k: usize, rows: usize) {
+    let name = format!("near/{rows}x{n}x{k}");
+    if !wanted(&name) {
+        return;
+    }
+    let row = |lane: usize| (0..k).map(|i| (i * (7 + lane) % 31) as f32 * 0.1 - 1.5).collect::<Vec<f32>>();
+    let panel: [Vec<f32>; LANES] = std::array::from_fn(row);
+    let scales = ColumnScales::new(panel.iter().map(Vec::as_slice), k);
+    let mut arena = Arena::new(near_bytes(n, k)).unwrap();
+    for mut to in near_panels(n, k, arena.bytes_mut()) {
+        assert!(to.pack(isa, &std::array::from_fn(|lane| Some(&panel[lane][..])), &scales));
+    }
+    let mut queries = vec![0f32; rows * k];
+    let prepared = NearQuery::prepare(&panel[0], &scales, &mut queries[..k]).unwrap();
+    (1..rows).for_each(|i| queries.copy_within(..k, i * k));
+    let (mut products, mut leading) = (vec![0f32; rows * n], NearLeading::default());
+    let bytes = near_bytes(n, k) as f64;
+    let (_, limit) = machine::read_bandwidth(isa, bytes as usize, 30).unwrap();
+    let copy = Near::new(n, k, arena.bytes());
+    let (fast, median) = time(50, || {
+        copy.products(isa, &Team::alone(), &queries, k, rows, &mut products);
+    });
+    let (_, each) = time(50, || {
+        black_box(copy.leading(isa, prepared, &products[..n], &[], (8, n), &mut leading));
+    });
+    println!(
+        "  {name}: {:.0} us (fastest {:.0}), {:.1} GB/s, {:.0} % of reading {:.1}; the leading of a row {:.0} us",
+        median * 1e6,
+        fast * 1e6,
+        bytes / median / 1e9,
+        100.0 * bytes / median / limit,
+        limit / 1e9,
+        each * 1e6
     );
 }
 

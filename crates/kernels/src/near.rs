@@ -13,7 +13,7 @@
 //!         |y_v - w_v h| <= r |h'|                     w_v h as the f32 chain rounds it
 //! ```
 //!
-//! g is gamma of k + 1 roundings (Higham, *Accuracy and Stability of Numerical Algorithms*, lemma 3.1). What a weight is off is at most
+//! g is gamma of k + 2 roundings (Higham, *Accuracy and Stability of Numerical Algorithms*, lemma 3.1). What a weight is off is at most
 //! half an s_v and has no direction, so y_v is off by about 3e-5 of the size that logits have (their root mean square), and
 //! independently of its neighbours. Each counts in the sum by its share p_v, and whatever has a share of 1/256 is
 //! computed exactly: the logarithm is off by 3e-5 sqrt(sum of p_v^2) of that size, which is at most 2e-6 and mostly below 1e-6: as much as
@@ -26,7 +26,7 @@ use crate::screen::ColumnScales;
 use crate::simd::{Isa, Kernel, LANES, Simd, padded};
 use crate::softmax::{BLOCK, log_sum_exp};
 
-/// Of the sum of e^y; what has more of it is computed exactly.
+/// Of the sum of e^y; what may have more of it is computed exactly.
 const SHARE: f64 = 1.0 / 256.0;
 /// Of 16 bits.
 const MOST: f32 = 32767.0;

@@ -41,7 +41,8 @@ impl T5 {
         &self.model().unused
     }
 
-    /// Whether greedy search has gone through the LM head's int8 screen since the model was loaded. What it decided stands in
+    /// Whether greedy search has gone through the LM head's int8 screen since the model was loaded, or beam search through its copy at
+    /// 16 bits. What they decided stands in
     /// [`Timings::screened`](crate::Timings::screened) and [`Timings::survivors`](crate::Timings::survivors).
     #[must_use]
     pub fn has_screen(&self) -> bool {

@@ -2,8 +2,9 @@
 //!
 //! Greedy search wants the largest logit only. [`LmHead::best`] finds it through an int8 screen (see `tiny_t5_kernels::Screen`):
 //! rigorous bounds of every logit, then the few that can win in f32, by the chain of the full product. The ids are the full
-//! product's, ties and all, at a quarter of its bytes. Where the bounds do not help (numbers that are not finite, too many
-//! survivors, a processor that changes every score) the full product runs.
+//! product's, ties and all, at a quarter of its bytes. Beam search wants the largest few and the sum of all: [`LmHead::likeliest`].
+//! Where the bounds do not help (numbers that are not finite, too many survivors, a processor that changes every score) the full
+//! product runs.
 
 mod near;
 
@@ -205,9 +206,9 @@ impl LmHead {
         n.saturating_mul(k) >= SCREEN_FROM && k <= SCREEN_MAX_K && dtype != Dtype::Int8
     }
 
-    /// Whether a search has used the screen.
+    /// Whether a search has used the screen, or the copy that beams use.
     pub(crate) fn has_screen(&self) -> bool {
-        self.screen.get().is_some_and(Option::is_some)
+        [&self.screen, &self.near].iter().any(|copy| copy.get().is_some_and(Option::is_some))
     }
 
     /// A copy of so many bytes, as the cache has it under that name or else made by `pack`; none where that is false.

@@ -16,6 +16,7 @@ use crate::region::Team;
 use crate::simd::{Isa, Kernel, LANES, Simd, padded, unrolled};
 use crate::softmax::softmax;
 use std::ops::Range;
+use wide::f32x4;
 
 /// The keys and values of one sequence, all heads.
 #[derive(Clone, Copy, Debug)]
@@ -57,15 +58,33 @@ impl Keys<'_> {
             let together = (LANES - lane).min(count - i);
             for (head, keys) in keys.chunks_exact_mut(key_head).enumerate() {
                 let (steps, _) = keys[block * panel..(block + 1) * panel].as_chunks_mut::<LANES>();
-                for (j, row) in rows[i * stride..].chunks(stride).take(together).enumerate() {
-                    let key = &row[head * padded(d_kv)..][..d_kv];
-                    for (step, x) in steps.iter_mut().zip(key) {
-                        step[lane + j] = *x;
-                    }
+                let key = |j: usize| &rows[(i + j) * stride + head * padded(d_kv)..][..d_kv];
+                let mut j = 0;
+                while j + 4 <= together {
+                    transpose(std::array::from_fn(|row| key(j + row)), steps, lane + j);
+                    j += 4;
+                }
+                for j in j..together {
+                    steps.iter_mut().zip(key(j)).for_each(|(step, x)| step[lane + j] = *x);
                 }
             }
             i += together;
         }
+    }
+}
+
+/// Writes four rows as the lanes `lane..lane + 4` of steps, four by four.
+fn transpose(rows: [&[f32]; 4], steps: &mut [[f32; LANES]], lane: usize) {
+    let (fours, rest) = steps.as_chunks_mut::<4>();
+    let parts = rows.map(|row| row.as_chunks::<4>());
+    for (i, steps) in fours.iter_mut().enumerate() {
+        let columns = f32x4::transpose(std::array::from_fn(|row| f32x4::new(parts[row].0[i])));
+        for (step, column) in steps.iter_mut().zip(columns) {
+            step[lane..lane + 4].copy_from_slice(&column.to_array());
+        }
+    }
+    for (i, step) in rest.iter_mut().enumerate() {
+        (0..4).for_each(|row| step[lane + row] = parts[row].1[i]);
     }
 }
 

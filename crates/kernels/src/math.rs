@@ -13,7 +13,7 @@ const EXP_HIGH: f32 = 88.722_83;
 /// e^x within 1 ulp where the result is a normal number; 0 below, infinity above, NaN for NaN.
 ///
 /// n = round(x / ln 2), r = x - n ln 2 in two fused steps (Cody and Waite), a polynomial of degree 6 on
-/// [-ln 2 / 2, ln 2 / 2], times 2^n in two steps.
+/// [-ln 2 / 2, ln 2 / 2], times 2^n.
 #[inline(always)]
 pub(crate) fn exp<S: Simd>(s: S, x: S::F) -> S::F {
     let (low, high) = (s.splat(EXP_LOW), s.splat(EXP_HIGH));
@@ -28,10 +28,7 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::F) -> S::F {
     for c in [8.373_124e-3, 4.166_953e-2, 1.666_647_2e-1, 4.999_999e-1, 1.0, 1.0] {
         p = s.mul_add(p, r, s.splat(c));
     }
-    // 2^n = 2^(n - h) * 2^h with h = n / 2: n may be 128, whose power is no f32.
-    let h = s.sub(s.mul_add(n, s.splat(0.5), magic), magic);
-    let y = s.mul(s.mul(p, s.pow2(h)), s.pow2(s.sub(n, h)));
-    let y = s.select_lt(x, low, s.splat(0.0), y);
+    let y = s.select_lt(x, low, s.splat(0.0), s.scale(p, n));
     s.select_lt(high, x, s.splat(f32::INFINITY), y)
 }
 

@@ -250,39 +250,57 @@ struct Prepare<'a> {
 
 impl Kernel for Prepare<'_> {
     type Out = bool;
-    /// Plain loops, which the compiler turns into vectors of the instruction set.
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> bool {
+    fn run<S: Simd>(self, s: S) -> bool {
         let Prepare { out, h, scales, digits } = self;
         let k = scales.k;
-        let scaled = || h.iter().zip(&scales.scale[..k]).map(|(h, c)| h * c);
-        let top = scaled().fold(0f32, |top, x| if x.abs() > top { x.abs() } else { top });
+        let (whole, rest) = h[..k].as_chunks::<LANES>();
+        let mut last = [0f32; LANES];
+        last[..rest.len()].copy_from_slice(rest);
+        let (columns, _) = scales.scale.as_chunks::<LANES>();
+        let lanes = || whole.iter().chain((!rest.is_empty()).then_some(&last)).zip(columns);
+        let zero = s.splat(0.0);
+        let mut top = zero;
+        for (h, c) in lanes() {
+            let x = s.mul(s.load_array(h), s.load_array(c));
+            top = s.max(s.max(x, s.sub(zero, x)), top);
+        }
         // A NaN leaves `top` alone: the norm shows it.
         let (most, step) = if digits == 1 { (63.0, 128.0) } else { (8191.0, 1.0) };
-        let scale = top / most;
+        let scale = s.max_lane(top) / most;
         let inverse = 1.0 / scale;
         out.digits.clear();
-        out.digits.resize(k.div_ceil(4), [0; 2]);
-        let (mut norm, mut near, mut off) = (0f64, 0f64, 0f64);
-        for (i, x) in scaled().enumerate() {
+        let (up, down, magic) = (s.splat(inverse), s.splat(-scale), s.splat(12_582_912.0));
+        let (most, step, middle) = (s.splat(most), s.splat(step), s.splat(8192.0));
+        let (mut norm, mut near, mut off) = (zero, zero, zero);
+        for (h, c) in lanes() {
+            let x = s.mul(s.load_array(h), s.load_array(c));
             // Adding 1.5 * 2^23 rounds to a whole number.
-            let whole = ((x * inverse + 12_582_912.0) - 12_582_912.0).clamp(-most, most);
-            let digits = (whole * step) as i32 + 8192;
-            let shift = i % 4 * 8;
-            out.digits[i / 4][0] |= ((digits >> 7) as u32) << shift;
-            out.digits[i / 4][1] |= ((digits & 127) as u32) << shift;
-            let rounded = f64::from(scale) * f64::from(whole);
-            norm += f64::from(x) * f64::from(x);
-            near += rounded * rounded;
-            off += (f64::from(x) - rounded) * (f64::from(x) - rounded);
+            let whole = s.sub(s.mul_add(x, up, magic), magic);
+            let whole = s.max(s.sub(zero, most), s.min(most, whole));
+            let error = s.mul_add(down, whole, x);
+            let rounded = s.mul(down, whole);
+            norm = s.mul_add(x, x, norm);
+            near = s.mul_add(rounded, rounded, near);
+            off = s.mul_add(error, error, off);
+            // The low bits of such a sum are the whole number.
+            let lanes = s.to_array(s.add(s.mul_add(whole, step, middle), magic)).map(|x| x.to_bits() & 0x3fff);
+            let (fours, _) = lanes.as_chunks::<4>();
+            for digits in fours {
+                let word = |of: [u32; 4]| u32::from_le_bytes(of.map(|digit| digit as u8));
+                out.digits.push([word(digits.map(|x| x >> 7)), word(digits.map(|x| x & 127))]);
+            }
         }
+        out.digits.truncate(k.div_ceil(4));
         let gamma = k as f64 * U / (1.0 - k as f64 * U);
-        let (norm, near, off) = (norm.sqrt(), near.sqrt(), off.sqrt());
+        // Sums of k squares in f32 are right to k u, less than 2e-4; what squares too small for f32 lose is below 1e-20.
+        let root = |squares| f64::from(s.sum(squares)).sqrt() * 1.001 + 1e-20;
+        let (norm, near, off) = (root(norm), root(near), root(off));
         // The centre s t (q x) takes five roundings in f32 and its size is at most (W + E) |t x|: 16 u covers them and those
         // of the radius itself.
         let slack = 16.0 * U;
         let up = |x: f64| ((x * (1.0 + 1e-6)) as f32).next_up();
-        out.scale = scale / step; // exact: a power of two, of a number that is checked below
+        out.scale = scale / if digits == 1 { 128.0 } else { 1.0 }; // exact: a power of two, of a number that is checked below
         out.of_error = up(near * (1.0 + slack));
         out.of_norm = up(off + gamma * norm + slack * near + 1e-30);
         let fine = |x: f32| x < 1e18;

@@ -64,12 +64,12 @@ pub(crate) fn attend_to(
         let Some(cross) = &block.cross else { continue };
         let kv = room(&mut scratch.projected, rows * 2 * inner);
         exec.product(hidden, rows, model.packed.panels(&cross.kv), Epilogue::Store, kv);
-        let mut row = 0;
-        for (cache, source) in caches.iter_mut().zip(sources) {
-            let end = row + source.len();
-            cache.append(i, &kv[row * 2 * inner..end * 2 * inner], 2 * inner, 0, inner);
-            row = end;
-        }
+        let kv = &*kv;
+        exec.team.chunks_mut(caches, 1, |source, caches| {
+            let first: usize = sources[..source].iter().map(|source| source.len()).sum();
+            let rows = &kv[first * 2 * inner..][..sources[source].len() * 2 * inner];
+            caches[0].append(i, rows, 2 * inner, 0, inner);
+        });
     }
     for (cache, source) in caches.iter_mut().zip(sources) {
         cache.advance(source.len());

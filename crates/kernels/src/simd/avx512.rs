@@ -108,6 +108,11 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn scale(self, x: __m512, n: __m512) -> __m512 {
+        registers!(_mm512_scalef_ps(x, n))
+    }
+
+    #[inline(always)]
     fn prefetch(self, p: *const u8) {
         registers!(_mm_prefetch::<_MM_HINT_T1>(p.cast()))
     }

@@ -98,6 +98,14 @@ pub trait Simd: Copy {
     fn select_lt(self, a: Self::F, b: Self::F, yes: Self::F, no: Self::F) -> Self::F;
     /// 2^n for whole n in -126..=127.
     fn pow2(self, n: Self::F) -> Self::F;
+    /// x 2^n for whole n in -126..=128, where the product is a normal number; in two steps where there is no better way.
+    #[inline(always)]
+    fn scale(self, x: Self::F, n: Self::F) -> Self::F {
+        // 2^n = 2^(n - h) 2^h with h near n / 2: n may be 128, whose power is no f32.
+        let magic = self.splat(12_582_912.0);
+        let h = self.sub(self.mul_add(n, self.splat(0.5), magic), magic);
+        self.mul(self.mul(x, self.pow2(h)), self.pow2(self.sub(n, h)))
+    }
 
     /// Asks for the line of `p` in the caches, which need not be valid.
     #[inline(always)]

@@ -96,9 +96,10 @@ pub struct Timings {
     pub guessed: usize,
     /// Guesses that held.
     pub accepted: usize,
-    /// Tokens that the LM head's int8 screen decided, of `new_tokens` and of guesses that did not hold.
+    /// Tokens that the LM head's int8 screen decided, of `new_tokens` and of guesses that did not hold; of a beam search the
+    /// continued beams, each a step, whose candidates its copy at 16 bits decided.
     pub screened: usize,
-    /// Rows of the LM head that the screen left to f32, over all of `screened`.
+    /// Rows of the LM head that were left to f32, over all of `screened`.
     pub survivors: usize,
     /// All after the encoder: cross K/V, blocks, head, search.
     pub decode_ms: f64,

@@ -229,10 +229,9 @@ impl LmHead {
             }
         }
         // A thousand rows show which columns are outliers; the first ones, since others would bring all pages of the file.
-        let mut samples = vec![0f32; n.min(1024) * k];
-        let rows = samples.chunks_exact_mut(k).enumerate();
-        rows.for_each(|(i, out)| weights::row(&self.tensor(model), i, model.dtype, out));
-        let scales = ColumnScales::new(samples.chunks_exact(k), k);
+        let mut samples = Vec::new();
+        let samples = weights::rows(&self.tensor(model), 0, n.min(1024), model.dtype, &mut samples);
+        let scales = ColumnScales::new(samples.chunks_exact(padded(k)).map(|row| &row[..k]), k);
         let mut arena = Arena::new(bytes).map_err(memory)?;
         if !pack(&scales, arena.bytes_mut()) {
             return Ok(None);
@@ -260,13 +259,12 @@ impl LmHead {
         let holds = AtomicBool::new(true);
         for (i, panels) in panels.chunks_mut(part).enumerate() {
             exec.team.chunks_mut(panels, PANELS, |chunk, panels| {
-                let mut floats = vec![0f32; LANES * padded(k)];
+                let mut floats = Vec::new();
                 for (j, panel) in panels.iter_mut().enumerate() {
                     let first = (i * part + chunk * PANELS + j) * LANES;
-                    let rows = (n - first).min(LANES);
-                    let each = floats.chunks_exact_mut(padded(k)).take(rows).enumerate();
-                    each.for_each(|(i, out)| weights::row(&tensor, first + i, model.dtype, out));
-                    let rows = std::array::from_fn(|i| (i < rows).then(|| &floats[i * padded(k)..][..padded(k)]));
+                    let count = (n - first).min(LANES);
+                    let floats = weights::rows(&tensor, first, count, model.dtype, &mut floats);
+                    let rows = std::array::from_fn(|i| (i < count).then(|| &floats[i * padded(k)..][..padded(k)]));
                     if !pack(&rows, panel) {
                         holds.store(false, Ordering::Relaxed);
                     }

@@ -432,15 +432,30 @@ pub(crate) fn vector(tensor: &Tensor<'_>, dtype: Dtype) -> Vec<f32> {
     v
 }
 
-/// Writes one row of a matrix as f32 into `out`, and zeros behind it: of many rows, one after the other.
-pub(crate) fn row(tensor: &Tensor<'_>, row: usize, dtype: Dtype, out: &mut [f32]) {
-    let width = tensor.shape[1] * tensor.dtype.size();
-    let (values, rest) = out.split_at_mut(tensor.shape[1]);
-    widen_as(tensor, dtype, &tensor.bytes[row * width..][..width], values);
-    rest.fill(0.0);
+/// Some rows of a matrix, one behind the other, as f32 with zeros behind each: [count, padded(columns)], where they are stored or in
+/// `buffer`.
+pub(crate) fn rows<'b>(
+    tensor: &Tensor<'b>,
+    first: usize,
+    count: usize,
+    dtype: Dtype,
+    buffer: &'b mut Vec<f32>,
+) -> &'b [f32] {
+    let columns = tensor.shape[1];
+    let width = columns * tensor.dtype.size();
+    let bytes = &tensor.bytes[first * width..][..count * width];
+    let as_they_are = tensor.dtype == Stored::F32 && !matches!(dtype, Dtype::Bf16 | Dtype::F16);
+    if let (true, Ok(rows)) = (as_they_are && columns == padded(columns), bytemuck::try_cast_slice(bytes)) {
+        return rows;
+    }
+    buffer.resize(count * padded(columns), 0.0);
+    for (bytes, out) in bytes.chunks_exact(width).zip(buffer.chunks_exact_mut(padded(columns))) {
+        widen_as(tensor, dtype, bytes, &mut out[..columns]);
+    }
+    buffer
 }
 
-/// As [`row`], of a row here and there: its pages are not brought into memory. A word of the tiny shape leaves 64 KB there where
+/// One row of a matrix as f32 into `out`, and zeros behind it: its pages are not brought into memory. A word of the tiny shape leaves 64 KB there where
 /// its row is taken from the mapping, which goes on until the whole embedding is in memory. Reading takes 0.65 us, and 0.2 where
 /// the pages have come already, 2.7 where they come (Cascade Lake, 1 KB).
 pub(crate) fn lone_row(tensor: &Tensor<'_>, row: usize, dtype: Dtype, out: &mut [f32]) {

@@ -1,8 +1,10 @@
 //! The options of generation: one argument for each key of [`Generate::OPTIONS`], with the same words as its help.
 
 use crate::failure::Failure;
+use clap::builder::{PossibleValue, TypedValueParser};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::Value;
+use std::ffi::OsStr;
 use std::sync::LazyLock;
 use tiny_t5::{Error, Generate};
 
@@ -88,16 +90,41 @@ static WORDS: LazyLock<Vec<[String; 2]>> = LazyLock::new(|| {
     Generate::OPTIONS.iter().map(words).collect()
 });
 
+/// The value of an option of the library.
+#[derive(Debug, Clone, Copy)]
+struct OptionValue {
+    name: &'static str,
+}
+
+impl TypedValueParser for OptionValue {
+    type Value = Value;
+
+    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, text: &OsStr) -> Result<Value, clap::Error> {
+        let name = self.name;
+        let parse = move |text: &str| match value_of(name, text) {
+            Ok(value) => Ok(value),
+            Err(Error::Option { expected, .. }) => Err(expected),
+            Err(error) => Err(error.to_string()),
+        };
+        // With clap's own words around ours.
+        parse.parse_ref(command, arg, text)
+    }
+
+    /// For completion: where an option takes a few words, those of its docs.
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        let (_, doc) = Generate::OPTIONS.iter().find(|(name, _)| *name == self.name)?;
+        let is_one = |word: &&str| !word.is_empty() && Generate::default().set(self.name, &value(word)).is_ok();
+        let words = doc.split(|c: char| !c.is_alphanumeric()).filter(is_one).map(PossibleValue::new);
+        (value_name(self.name) == "HOW").then(|| Box::new(words) as Box<dyn Iterator<Item = PossibleValue>>)
+    }
+}
+
 impl clap::Args for Options {
     fn augment_args(command: Command) -> Command {
         Generate::OPTIONS.iter().zip(&*WORDS).fold(command, |command, ((name, _), [long, doc])| {
-            let parse = move |text: &str| match value_of(name, text) {
-                Ok(value) => Ok(value),
-                Err(Error::Option { expected, .. }) => Err(expected),
-                Err(error) => Err(error.to_string()),
-            };
-            let arg =
-                Arg::new(*name).long(long.as_str()).help(doc.as_str()).help_heading("Generation").value_parser(parse);
+            let arg = Arg::new(*name).long(long.as_str()).help(doc.as_str()).help_heading("Generation");
+            // The help tells them in a sentence.
+            let arg = arg.value_parser(OptionValue { name }).hide_possible_values(true);
             command.arg(match is_flag(name) {
                 true => arg.value_name("BOOL").num_args(0..=1).require_equals(true).default_missing_value("true"),
                 false => arg.value_name(value_name(name)).action(ArgAction::Set).allow_negative_numbers(true),

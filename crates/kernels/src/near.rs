@@ -227,14 +227,8 @@ impl<'a> Near<'a> {
         let Near { n, scales, radii, .. } = *self;
         assert_eq!(products.len(), padded(n));
         let in_block = BLOCK / LANES;
-        // In the order of the blocks.
-        let mut left = apart;
-        let apart_of = |block: usize| {
-            let here = left.partition_point(|row| (*row as usize) < (block + 1) * BLOCK);
-            left.split_off(..here).unwrap_or_default()
-        };
         logits.resize(products.len(), 0.0);
-        isa.run(Logits { products, scales, n, apart: apart_of, logits, tops });
+        isa.run(Logits { products, scales, n, apart, logits, tops });
         let radius_of = |block: usize| {
             let radii = radii[block * in_block..].iter().take(in_block);
             radii.fold(0f32, |most, r| most.max(*r)).mul_add(query.norm, TINY)
@@ -285,17 +279,18 @@ pub struct NearLeading {
     lower: Vec<f32>,
 }
 
-/// y, minus infinity behind n and of the rows that `apart` tells of a block; and the tops of each block.
-struct Logits<'a, A> {
+/// y, minus infinity behind n and of the rows in `apart`; and the tops of each block.
+struct Logits<'a> {
     products: &'a [f32],
     scales: &'a [f32],
     n: usize,
-    apart: A,
+    /// Ascending.
+    apart: &'a [u32],
     logits: &'a mut [f32],
     tops: &'a mut Vec<[f32; LANES]>,
 }
 
-impl<'r, A: FnMut(usize) -> &'r [u32]> Kernel for Logits<'_, A> {
+impl Kernel for Logits<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -306,11 +301,12 @@ impl<'r, A: FnMut(usize) -> &'r [u32]> Kernel for Logits<'_, A> {
             let first = block * BLOCK;
             let (products, _) = products.as_chunks::<LANES>();
             let (scales, _) = scales.as_chunks::<LANES>();
-            let apart = apart(block);
             for ((x, scale), y) in products.iter().zip(scales).zip(logits.as_chunks_mut::<LANES>().0) {
                 s.write(s.mul(s.load_array(x), s.load_array(scale)), y);
             }
-            for row in apart {
+            let (here, behind) = apart.split_at(apart.partition_point(|row| (*row as usize) < first + BLOCK));
+            apart = behind;
+            for row in here {
                 logits[*row as usize - first] = f32::NEG_INFINITY;
             }
             let here = n - first.min(n);

@@ -252,7 +252,7 @@ fn packing(isa: Isa, n: usize, k: usize) {
     let (fast, median) = time(10, || {
         for (i, panel) in packed.bytes_mut().chunks_exact_mut(LANES * k * 4).enumerate() {
             let rows = std::array::from_fn(|lane| Some(bytemuck::cast_slice(each(lane, i))));
-            pack_panel(WeightType::F32, &rows, WeightType::F32, panel);
+            pack_panel(isa, WeightType::F32, &rows, WeightType::F32, panel);
         }
     });
     println!(

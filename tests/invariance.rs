@@ -14,7 +14,7 @@ mod common;
 use common::{data, many_words, open, sources};
 use proptest::prelude::*;
 use std::sync::OnceLock;
-use tiny_t5::{Dtype, Finish, Generate, Load, Source, T5};
+use tiny_t5::{Dtype, Finish, Generate, Load, Source, Speculation, T5};
 
 /// Folders of different kinds: each says which path through the code it is here for.
 const FOLDERS: [&str; 14] = [
@@ -145,6 +145,29 @@ fn int8_answers_are_the_same_everywhere() {
             }
         }
     }
+}
+
+/// Weights where the checkpoint has them: mapped and read, in one file and in several.
+#[test]
+fn answers_in_place_equal_those_of_packed_weights() {
+    let files = ["goldens/pytorch-bin", "goldens/legacy-bin", "goldens/sharded-bin", "goldens/sharded-safetensors"];
+    let mut not_packed = 0;
+    for folder in FOLDERS.into_iter().chain(files) {
+        let (packed, sources) = (open(folder), sources(folder));
+        let expected = alone(&packed.with_threads(1), &sources, 8);
+        for no_mmap in [false, true] {
+            let load = Load { in_place: true, no_mmap, ..Load::default() };
+            let t5 = T5::open_with(data(folder), &load).unwrap();
+            not_packed += usize::from(t5.packed_bytes() < packed.packed_bytes());
+            for threads in THREADS {
+                assert_same(&batched(&t5.with_threads(threads), &sources, 8), &expected, folder);
+            }
+            let drafts = Generate { speculation: Some(Speculation::Draft), ..greedy(8) };
+            let drafted = t5.generate(&sources[0], &drafts).unwrap().sequences.remove(0).ids;
+            assert_eq!(drafted, expected[0].greedy, "{folder}");
+        }
+    }
+    assert!(not_packed >= 10, "{not_packed} models whose encoders read rows");
 }
 
 #[test]

@@ -33,7 +33,7 @@ fn pack(w: &[f32], n: usize, k: usize, to: WeightType) -> Vec<f32> {
         bytemuck::cast_slice_mut(&mut packed)[..Panels::len(n, k) * to.size()].chunks_exact_mut(panel).enumerate()
     {
         let rows = std::array::from_fn(|lane| (16 * i + lane < n).then(|| &bytes[(16 * i + lane) * k * 4..][..k * 4]));
-        pack_panel(WeightType::F32, &rows, to, panel);
+        pack_panel(Isa::best(), WeightType::F32, &rows, to, panel);
     }
     packed
 }
@@ -80,13 +80,18 @@ fn matmul_equals_the_plain_loop(m: usize, n: usize, k: usize, threads: usize) {
     let expected = [&w, &wb, &wh].map(|w| oracle::matmul(&a, w, m, n, k, |_, _| 0.0));
     let packed = [WeightType::F32, WeightType::Bf16, WeightType::F16].map(|to| pack(&w, n, k, to));
     let halves = |i: usize| &bytemuck::cast_slice::<f32, u16>(&packed[i])[..Panels::len(n, k)];
+    // Weights that are not packed, as one, two or three matrices.
+    let (first, second) = (w.len() / (16 * k) / 3, w.len() / (16 * k) / 2);
+    let (whole, rest) = w.split_at(first * 16 * k);
+    let (middle, last) = rest.split_at((second - first) * 16 * k);
+    let rows = (n % 16 == 0).then_some((Storage::Rows([whole, middle, last]), &expected[0]));
     let storages = [
         Storage::F32(&packed[0]),
         Storage::Bf16(bytemuck::cast_slice(halves(1))),
         Storage::F16(bytemuck::cast_slice(halves(2))),
     ];
     on_every_isa(|isa| {
-        for (storage, expected) in storages.iter().zip(&expected) {
+        for (storage, expected) in storages.iter().zip(&expected).chain(rows.iter().map(|(rows, w)| (rows, *w))) {
             for epilogue in [Epilogue::Store, Epilogue::Add, Epilogue::Relu] {
                 let mut out = before.clone();
                 let product = Product { a: &strided, lda, m, w: Panels::new(n, k, *storage), epilogue };
@@ -140,34 +145,32 @@ fn pack_panel_converts_every_type_to_every_type() {
         let bytes = stored(from);
         let mut wide = vec![0f32; values.len()];
         widen(from, &bytes, &mut wide);
-        for to in types {
-            // One byte off, as a file's weights may lie.
+        // A row may be absent; one byte off, as a file's weights may lie.
+        for (to, absent) in types.iter().flat_map(|to| [(*to, 5), (*to, usize::MAX)]) {
             let shifted = [&[7], &bytes[..]].concat();
             let rows = std::array::from_fn(|lane| {
-                (lane != 5).then(|| &shifted[1 + lane * 37 * from.size()..][..37 * from.size()])
+                (lane != absent).then(|| &shifted[1 + lane * 37 * from.size()..][..37 * from.size()])
             });
-            let mut panel = vec![1f32; 16 * 37];
-            let panel: &mut [u8] = &mut bytemuck::cast_slice_mut(&mut panel)[..16 * 37 * to.size()];
-            pack_panel(from, &rows, to, panel);
-            let mut unpacked = vec![0f32; 16 * 37];
-            unpack_panel(to, panel, &mut unpacked);
-            let mut got = vec![0f32; 16 * 37];
-            widen(to, panel, &mut got);
-            for (i, got) in got.iter().enumerate() {
-                let x = if i % 16 == 5 { 0.0 } else { wide[i % 16 * 37 + i / 16] };
-                let expected = match to {
-                    WeightType::F32 => x,
-                    WeightType::Bf16 => bf16::from_f32(x).to_f32(),
-                    WeightType::F16 => f16::from_f32(x).to_f32(),
-                    WeightType::Int8(_) => unreachable!("not among `types`"),
-                };
-                assert_eq!(got.to_bits(), expected.to_bits(), "{from:?} to {to:?}, {i}");
-                assert_eq!(
-                    unpacked[i % 16 * 37 + i / 16].to_bits(),
-                    expected.to_bits(),
-                    "{from:?} to {to:?} and back, {i}"
-                );
-            }
+            on_every_isa(|isa| {
+                let mut panel = vec![1f32; 16 * 37];
+                let panel: &mut [u8] = &mut bytemuck::cast_slice_mut(&mut panel)[..16 * 37 * to.size()];
+                pack_panel(isa, from, &rows, to, panel);
+                let mut unpacked = vec![0f32; 16 * 37];
+                unpack_panel(to, panel, &mut unpacked);
+                let mut got = vec![0f32; 16 * 37];
+                widen(to, panel, &mut got);
+                for (i, got) in got.iter().enumerate() {
+                    let x = if i % 16 == absent { 0.0 } else { wide[i % 16 * 37 + i / 16] };
+                    let expected = match to {
+                        WeightType::F32 => x,
+                        WeightType::Bf16 => bf16::from_f32(x).to_f32(),
+                        WeightType::F16 => f16::from_f32(x).to_f32(),
+                        WeightType::Int8(_) => unreachable!("not among `types`"),
+                    };
+                    assert_eq!(got.to_bits(), expected.to_bits(), "{from:?} to {to:?}, {i}");
+                    assert_eq!(unpacked[i % 16 * 37 + i / 16].to_bits(), expected.to_bits(), "{from:?} to {to:?}, {i}");
+                }
+            });
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::path::Path;
 
 use crate::Error;
@@ -37,11 +37,17 @@ impl Bytes {
         Ok((bytes.map_err(io_error(path))?, metadata))
     }
 
-    /// Gives mapped pages back to the system; they are read again when touched.
-    pub(crate) fn release(&self) {
+    /// Whether they lie in memory of their own.
+    pub(crate) fn is_owned(&self) -> bool {
+        matches!(self, Bytes::Owned(_))
+    }
+
+    /// Gives the pages of mapped bytes back to the system; they are read again when touched.
+    #[cfg_attr(not(feature = "mmap"), expect(unused_variables))]
+    pub(crate) fn release(&self, range: Range<usize>) {
         match self {
             #[cfg(feature = "mmap")]
-            Bytes::Mapped(map) => map.release(),
+            Bytes::Mapped(map) => map.release(range),
             Bytes::Owned(_) | Bytes::Static(_) => {}
         }
     }

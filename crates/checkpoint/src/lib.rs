@@ -42,4 +42,4 @@ pub use config::{Activation, Architecture, Config, ModelType};
 pub use error::Error;
 pub use modules::{Dense, Modules};
 pub use panel_cache::{PanelCache, Panels, Sum};
-pub use tensors::{Dtype, Tensor};
+pub use tensors::{Dtype, SharedBytes, Tensor};

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 
 /// A file mapped for reading.
 #[derive(Debug)]
@@ -34,14 +34,16 @@ impl Map {
         false
     }
 
-    /// Drops the pages from this process; the next access reads them again from the file.
-    pub(crate) fn release(&self) {
+    /// Drops the pages of some bytes from this process; the next access reads them again from the file.
+    #[cfg_attr(not(unix), expect(unused_variables))]
+    pub(crate) fn release(&self, range: Range<usize>) {
         #[cfg(unix)]
         {
+            let advise = memmap2::UncheckedAdvice::DontNeed;
             // SAFETY: MADV_DONTNEED is unsafe because it can discard what was written to private or anonymous memory.
             // This map was made by `Map::new`: shared, read-only and backed by a file, so a later access sees the
             // file's bytes again, which the caller of `Checkpoint::open` guarantees not to change.
-            let advised = unsafe { self.map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+            let advised = unsafe { self.map.unchecked_advise_range(advise, range.start, range.len()) };
             drop(advised); // only advice: a system that refuses it loses nothing but memory
         }
     }

@@ -157,7 +157,7 @@ impl Copies<'_> {
         self.total += size;
         self.since_release += size;
         if self.since_release >= RELEASE_EVERY {
-            self.bytes.release();
+            self.bytes.release(0..self.bytes.len());
             self.since_release = 0;
         }
         self.made.insert(key, data.clone());

@@ -58,7 +58,20 @@ pub struct Tensor<'a> {
     /// Its elements, row-major and contiguous, little endian, at any alignment.
     pub bytes: &'a [u8],
     /// The file's bytes, and where in it these lie.
-    place: Option<(&'a Bytes, usize)>,
+    place: Option<(&'a Arc<Bytes>, usize)>,
+}
+
+/// The elements of a tensor, as [`Tensor::bytes`], which keep the file that they lie in.
+#[derive(Debug, Clone)]
+pub struct SharedBytes {
+    file: Arc<Bytes>,
+    range: Range<usize>,
+}
+
+impl AsRef<[u8]> for SharedBytes {
+    fn as_ref(&self) -> &[u8] {
+        self.file.get(self.range.clone()).unwrap_or_default()
+    }
 }
 
 impl<'a> Tensor<'a> {
@@ -77,6 +90,20 @@ impl<'a> Tensor<'a> {
         match self.place {
             Some((file, start)) if file.read_at(start + offset, buffer) => buffer,
             _ => mapped,
+        }
+    }
+
+    /// The elements for whoever outlives the checkpoint; none of a tensor that lies in no file as it is.
+    pub fn shared(&self) -> Option<SharedBytes> {
+        let (file, start) = self.place?;
+        Some(SharedBytes { file: Arc::clone(file), range: start..start + self.bytes.len() })
+    }
+
+    /// Gives the memory of so many mapped bytes from `offset` on back to the system; they are read again from the file when touched.
+    pub fn release(&self, offset: usize, len: usize) {
+        if let Some((file, start)) = self.place {
+            let end = self.bytes.len().min(offset + len);
+            file.release(start + offset.min(end)..start + end);
         }
     }
 }
@@ -114,7 +141,7 @@ struct WeightFile {
     name: String,
     /// Of the whole file, whatever is kept of it.
     size: u64,
-    bytes: Bytes,
+    bytes: Arc<Bytes>,
     /// Where it lies and what the system says about it; none for bytes in memory.
     on_disk: Option<(PathBuf, Metadata)>,
 }
@@ -144,7 +171,8 @@ impl Tensors {
         found: Vec<Found>,
     ) -> Result<(), Error> {
         let index = self.files.len();
-        self.files.push(WeightFile { name: file.to_owned(), size: bytes.len() as u64, bytes, on_disk });
+        let (size, bytes) = (bytes.len() as u64, Arc::new(bytes));
+        self.files.push(WeightFile { name: file.to_owned(), size, bytes, on_disk });
         for tensor in found {
             check_type(file, &tensor)?;
             let held = Held { file: index, dtype: tensor.dtype, shape: tensor.shape, data: tensor.data };
@@ -239,21 +267,21 @@ impl Tensors {
     }
 
     pub(crate) fn release(&self) {
-        self.files.iter().for_each(|file| file.bytes.release());
+        self.files.iter().for_each(|file| file.bytes.release(0..file.bytes.len()));
     }
 
     /// Copies the tensors `names` out of files that lie in memory of their own, and drops these files with all others.
     pub(crate) fn keep(&mut self, names: &[&str]) {
         let files = &self.files;
         self.held.retain(|name, held| match (&held.data, files.get(held.file)) {
-            (Data::InFile(range), Some(WeightFile { bytes: bytes @ Bytes::Owned(_), .. })) => {
+            (Data::InFile(range), Some(WeightFile { bytes, .. })) if bytes.is_owned() => {
                 let kept = names.contains(&name.as_str()).then(|| bytes.get(range.clone())).flatten();
                 kept.map(|bytes| held.data = Data::Owned(bytes.into())).is_some()
             }
             _ => true,
         });
-        for file in self.files.iter_mut().filter(|file| matches!(file.bytes, Bytes::Owned(_))) {
-            file.bytes = Bytes::Static(&[]);
+        for file in self.files.iter_mut().filter(|file| file.bytes.is_owned()) {
+            file.bytes = Arc::new(Bytes::Static(&[]));
         }
     }
 }

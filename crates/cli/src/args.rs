@@ -102,16 +102,16 @@ impl Width {
 }
 
 impl ModelArgs {
-    /// Loads the model, and says what was noticed while loading.
-    pub(crate) fn open(&self) -> Result<T5, Failure> {
-        self.open_as(self.dtype)
+    /// Loads the model, `once` for a single answer, and says what was noticed while loading.
+    pub(crate) fn open(&self, once: bool) -> Result<T5, Failure> {
+        self.open_as(self.dtype, once)
     }
 
     /// [`ModelArgs::open`] with another width of weights.
-    pub(crate) fn open_as(&self, width: Width) -> Result<T5, Failure> {
+    pub(crate) fn open_as(&self, width: Width, once: bool) -> Result<T5, Failure> {
         let dtype = width.dtype();
         let (threads, max_source_tokens, cache) = (self.threads, self.max_source_tokens, self.cache.clone());
-        let load = Load { dtype, threads, max_source_tokens, cache, no_mmap: self.no_mmap };
+        let load = Load { dtype, threads, max_source_tokens, cache, no_mmap: self.no_mmap, in_place: once };
         let t5 = match &self.model {
             Some(model) => T5::open_with(model, &load)?,
             None => T5::embedded(&load)?,

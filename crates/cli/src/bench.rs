@@ -136,7 +136,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         }
     };
     let workload = Workload::read(&args.workload)?;
-    let t5 = args.model.open_as(width)?;
+    let t5 = args.model.open_as(width, args.one_shot)?;
     let mut out = Output::new();
     if args.one_shot {
         let run = workload.run(&t5, args.speculation)?;

@@ -28,7 +28,7 @@ enum Line<'a> {
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let sources = args.sources.open()?;
-    let t5 = args.model.open()?;
+    let t5 = args.model.open(sources.is_one())?;
     answer_all(
         sources,
         |chunk, _| chunk.iter().map(|source| t5.classify(*source)).collect(),

@@ -50,7 +50,7 @@ enum Line {
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let sources = args.sources.open()?;
-    let t5 = args.model.open()?;
+    let t5 = args.model.open(sources.is_one())?;
     let length = |vector: Vec<f32>| if args.normalize { normalized(vector) } else { vector };
     let mut notes = Notes::default();
     let result = answer_all(

@@ -135,7 +135,7 @@ impl<'a> Line<'a> {
 pub(crate) fn run(args: Box<Args>) -> Result<(), Failure> {
     let Args { sources, model, options, choices, stream } = *args;
     let sources = sources.open()?;
-    let t5 = model.open()?;
+    let t5 = model.open(sources.is_one())?;
     let choices = choices.map(|Choices(all)| t5.choices(&all.iter().map(Given::as_source).collect::<Vec<_>>()));
     let choices = choices.transpose().map_err(|error| match error {
         error @ Error::Input { .. } => Failure::Usage(format!("--choices: {error}")),

@@ -38,7 +38,7 @@ pub(crate) fn run(args: Box<Args>) -> Result<(), Failure> {
         ));
     }
     let sources = sources.open()?;
-    let t5 = model.open()?;
+    let t5 = model.open(sources.is_one())?;
     let fill = |source: &Source<'_>| match source {
         Source::Text(text) => t5.infill(text, &options.generate),
         _ => unreachable!("ids were refused above"),

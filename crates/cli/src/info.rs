@@ -179,7 +179,7 @@ pub(crate) fn print_row(out: &mut Output, (name, text): Row) -> Result<(), Failu
 
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
-    let t5 = args.model.open()?;
+    let t5 = args.model.open(false)?;
     let name = args.model.model.as_ref().map_or("embedded".into(), |path| path.display().to_string());
     let info = Info::of(&t5, name, &args.lengths);
     let mut out = Output::new();

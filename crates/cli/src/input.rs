@@ -120,6 +120,11 @@ impl Sources {
         Sources::Lines(Box::new(Lines { reader, name, count: 0, bytes: 0, len, pending: None }))
     }
 
+    /// Whether there is a single one, as far as that is known.
+    pub(crate) fn is_one(&self) -> bool {
+        matches!(self, Sources::List { many: false, .. })
+    }
+
     /// The next sources; none at the end.
     fn chunk(&mut self) -> Result<Option<Vec<Given>>, Failure> {
         match self {

@@ -39,7 +39,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         )));
     }
     let sources = args.sources.open()?;
-    let t5 = args.model.open()?;
+    let t5 = args.model.open(sources.is_one())?;
     let target = |i: usize| targets[i.min(targets.len() - 1)].as_source();
     answer_all(
         sources,

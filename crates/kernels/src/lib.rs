@@ -29,6 +29,7 @@ mod rms_norm;
 mod screen;
 mod simd;
 mod softmax;
+mod turn;
 
 pub use activation::Activation;
 pub use arena::Arena;

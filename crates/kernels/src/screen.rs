@@ -25,6 +25,8 @@ mod scan;
 pub use scan::{Bounds, Screen};
 
 use crate::simd::{Isa, Kernel, LANES, Simd, padded};
+use crate::turn::turn;
+use std::cell::Cell;
 
 /// Inputs up to which the sum of 127 * 8191 * k products fits an i32.
 pub const SCREEN_MAX_K: usize = 2048;
@@ -108,6 +110,11 @@ pub fn pack_screen(isa: Isa, rows: &[Option<&[f32]>; LANES], scales: &ColumnScal
     isa.run(PackScreen { rows, scales, panel })
 }
 
+thread_local! {
+    /// 16 quantised rows, kept from panel to panel.
+    static QUANTISED: Cell<Vec<[i8; LANES]>> = const { Cell::new(Vec::new()) };
+}
+
 struct PackScreen<'a> {
     rows: &'a [Option<&'a [f32]>; LANES],
     scales: &'a ColumnScales,
@@ -119,28 +126,29 @@ impl Kernel for PackScreen<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> bool {
         let (weights, bounds) = self.panel.split_at_mut(self.panel.len() - BOUNDS);
-        let (groups, _) = weights.as_chunks_mut::<{ 4 * LANES }>();
-        let mut quantised = [[0i8; LANES]; SCREEN_MAX_K / LANES];
+        let stride = padded(self.scales.k) / LANES;
+        let mut quantised = QUANTISED.take();
+        quantised.resize(LANES * stride, [0; LANES]);
         let mut holds = true;
-        for (lane, row) in self.rows.iter().enumerate() {
+        for (lane, (row, quantised)) in self.rows.iter().zip(quantised.chunks_exact_mut(stride)).enumerate() {
             let bound = match row {
-                Some(row) => quantise(s, row, &self.scales.inverse, &mut quantised),
+                Some(row) => quantise(s, row, &self.scales.inverse, quantised),
                 None => {
                     quantised.fill([0; LANES]);
                     Bound::default()
                 }
             };
             holds &= bound.holds();
-            let (fours, _) = quantised.as_flattened().as_chunks::<4>();
-            for (group, q) in groups.iter_mut().zip(fours) {
-                group[4 * lane..4 * lane + 4].copy_from_slice(&q.map(|q| q as u8));
-            }
             let Bound { scale, error, norm, sum } = bound;
             let parts = [scale.to_le_bytes(), error.to_le_bytes(), norm.to_le_bytes(), sum.to_le_bytes()];
             for (i, part) in parts.iter().enumerate() {
                 bounds[(i * LANES + lane) * 4..][..4].copy_from_slice(part);
             }
         }
+        let bytes: &[u8] = bytemuck::cast_slice(&quantised);
+        let row = weights.len() / LANES;
+        turn(s, &std::array::from_fn(|lane| &bytes[lane * stride * LANES..][..row]), weights);
+        QUANTISED.set(quantised);
         holds
     }
 }

@@ -255,7 +255,8 @@ impl LmHead {
         let tensor = self.tensor(model);
         /// Panels of a chunk of the region.
         const PANELS: usize = 16;
-        let part = (RELEASE_BYTES / (LANES * k * tensor.dtype.size())).next_multiple_of(PANELS);
+        let row_bytes = k * tensor.dtype.size();
+        let part = (RELEASE_BYTES / (LANES * row_bytes)).next_multiple_of(PANELS);
         let holds = AtomicBool::new(true);
         for (i, panels) in panels.chunks_mut(part).enumerate() {
             exec.team.chunks_mut(panels, PANELS, |chunk, panels| {
@@ -270,7 +271,7 @@ impl LmHead {
                     }
                 }
             });
-            model.checkpoint.release();
+            tensor.release(row_bytes * LANES * part * i, row_bytes * LANES * panels.len());
         }
         holds.into_inner()
     }

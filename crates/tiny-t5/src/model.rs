@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tiny_t5_checkpoint::{Architecture, Checkpoint, Config, ModelType, Tensor};
-use tiny_t5_kernels::{Activation, Digits, Isa, Team};
+use tiny_t5_kernels::{Activation, Isa, Team};
 
 /// A loaded model: everything that is known before the first token.
 #[derive(Debug)]
@@ -86,9 +86,13 @@ impl Model {
             Some(dir) => Cache::open(dir, &checkpoint, dtype, team)?,
             None => None,
         };
+        let in_place = load.in_place && cache.is_none();
         let config = checkpoint.config().clone();
         let mut reader = Reader { checkpoint: &checkpoint, config: &config, dtype, used: BTreeSet::new() };
         let mut plan = Plan::new(isa, dtype, &checkpoint, cache.as_ref().map(|cache| (cache, "layers")), team);
+        if in_place {
+            plan.leave_in_place();
+        }
         let shape = Shape {
             d_model: config.d_model,
             heads: Heads { heads: config.num_heads, d_kv: config.d_kv },
@@ -106,7 +110,9 @@ impl Model {
         let unused = reader.unused();
         let packed = plan.pack(team)?;
         let output = if let Head::Lm(head) = &head { head.name } else { embedding };
-        checkpoint.keep(&[embedding, output]);
+        if !in_place {
+            checkpoint.keep(&[embedding, output]);
+        }
         let scaled = config.scale_decoder_outputs && matches!(head, Head::Lm(_));
         let mut blocks = decoder.as_ref().map_or(Vec::new(), |decoder: &Stack| decoder.blocks.clone());
         let matrices: Vec<&mut Matrix> = blocks.iter_mut().flat_map(Block::step_matrices_mut).collect();
@@ -222,9 +228,9 @@ impl<'a> Reader<'a> {
     }
 
     fn stack(&mut self, plan: &mut Plan<'a>, stack: &str, blocks: usize) -> Result<Stack> {
-        plan.digits = if stack == "encoder" { Digits::One } else { Digits::Two };
+        plan.once = stack == "encoder";
         let blocks = (0..blocks).map(|i| self.block(plan, stack, i)).collect::<Result<_>>()?;
-        plan.digits = Digits::Two;
+        plan.once = false;
         let final_norm =
             self.vector(&format!("{stack}.final_layer_norm.weight"), self.config.d_model, "d_model in config.json")?;
         Ok(Stack { blocks, final_norm })
@@ -254,9 +260,9 @@ impl<'a> Reader<'a> {
                 let norm = self.vector(&name("layer.1.layer_norm.weight"), c.d_model, norm)?;
                 let [q, k, v, o] = self.projections(&name("layer.1.EncDecAttention"))?;
                 let q = plan.head_rows(&[q], heads);
-                plan.digits = Digits::One; // once a source, all its tokens
+                plan.once = true; // all tokens of the source
                 let kv = plan.head_rows(&[k, v], heads);
-                plan.digits = Digits::Two;
+                plan.once = false;
                 Some(CrossAttention { norm, q, kv, o: plan.head_columns(o, heads) })
             }
             false => None,

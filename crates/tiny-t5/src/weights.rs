@@ -2,7 +2,10 @@
 //!
 //! Loading has two steps. A [`Plan`] lists the matrices: which tensors stand one under the other in each (q, k, v of a
 //! block are one product), how their rows or columns are padded, and how wide they are stored. Then all panels are packed at
-//! once, on all threads, each panel once.
+//! once, on all threads, each panel once. f32 matrices that a source passes through once are not packed where the caller wants
+//! that ([`Load::in_place`]): their products read the checkpoint's own rows.
+//!
+//! [`Load::in_place`]: crate::Load::in_place
 //!
 //! Heads are padded to whole registers: the rows of q, k and v and the columns of o of a head are followed by zeros up
 //! to the next multiple of 16. Where d_kv is a multiple of 16, as in every released T5, nothing is added.
@@ -12,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::options::Dtype;
 use half::{bf16, f16};
 use std::borrow::Cow;
-use tiny_t5_checkpoint::{Checkpoint, Dtype as Stored, Panels as Kept, Tensor};
+use tiny_t5_checkpoint::{Checkpoint, Dtype as Stored, Panels as Kept, SharedBytes, Tensor};
 use tiny_t5_kernels::{
     Arena, Digits, Isa, LANES, Loss, Panels, Storage, Team, WeightType, narrows, pack_int8, pack_panel, padded,
     unpack_panel, widen,
@@ -26,15 +29,26 @@ const CHUNK_BYTES: usize = 64 << 10;
 /// A matrix whose weights int8 would change by more than this share of their size is kept at 16 bits.
 const MAX_LOSS: f64 = 0.02;
 
-/// A packed matrix [n, k] in the arena.
+/// A matrix [n, k].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Matrix {
     n: usize,
     k: usize,
     kind: WeightType,
-    /// Bytes from the arena's start.
-    offset: usize,
+    place: Place,
 }
+
+/// Where a matrix is.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    /// Packed, so many bytes from the arena's start.
+    Packed(usize),
+    /// In the checkpoint, as such an entry of [`Packed::in_place`].
+    Checkpoint(usize),
+}
+
+/// Tensors that are one matrix, one under the other.
+type Tensors = [Option<SharedBytes>; 3];
 
 impl Matrix {
     pub(crate) fn is_int8(&self) -> bool {
@@ -92,8 +106,10 @@ pub(crate) struct Plan<'a> {
     checkpoint: &'a Checkpoint,
     planned: Vec<Planned<'a>>,
     bytes: usize,
-    /// Of the inputs of the matrices to come, where they are int8: one where many tokens go through a product together.
-    pub(crate) digits: Digits,
+    /// Matrices that stay where they are, if that is wanted.
+    in_place: Option<Vec<Tensors>>,
+    /// Of the matrices to come: a source passes through them once, all its tokens together. Where they are int8, inputs have one digit.
+    pub(crate) once: bool,
     /// The cache, the entry's name, and the entry if there is one.
     cache: Option<(&'a Cache, &'static str)>,
     kept: Option<Kept>,
@@ -109,7 +125,17 @@ impl<'a> Plan<'a> {
         team: &Team,
     ) -> Plan<'a> {
         let kept = cache.and_then(|(cache, what)| cache.get(what, team));
-        Plan { isa, dtype, checkpoint, planned: Vec::new(), bytes: 0, digits: Digits::Two, cache, kept }
+        Plan { isa, dtype, checkpoint, planned: Vec::new(), bytes: 0, in_place: None, once: false, cache, kept }
+    }
+
+    /// Matrices that a source passes through once stay where they are, if they can.
+    pub(crate) fn leave_in_place(&mut self) {
+        self.in_place = Some(Vec::new());
+    }
+
+    /// Of the inputs of the next matrix, where it is int8.
+    fn digits(&self) -> Digits {
+        if self.once { Digits::One } else { Digits::Two }
     }
 
     /// Tensors [out, in] one under the other, each padded with zero rows to whole registers.
@@ -132,17 +158,39 @@ impl<'a> Plan<'a> {
     fn add(&mut self, parts: Vec<Part<'a>>, column_heads: Option<Heads>) -> Matrix {
         let n = parts.iter().map(|p| p.rows).sum();
         let k = column_heads.map_or(parts[0].tensor.shape[1], Heads::width);
+        if let Some(tensors) = self.as_it_lies(&parts, n, k) {
+            let in_place = self.in_place.get_or_insert_default();
+            in_place.push(tensors);
+            return Matrix { n, k, kind: WeightType::F32, place: Place::Checkpoint(in_place.len() - 1) };
+        }
         let kind = self.kept_kind(n, k).unwrap_or_else(|| {
             let kind = self.width_of(&parts);
             // It may have read the whole tensors.
             self.checkpoint.release();
             kind
         });
-        let matrix = Matrix { n, k, kind, offset: self.bytes };
+        let matrix = Matrix { n, k, kind, place: Place::Packed(self.bytes) };
         // Each matrix begins on a cache line.
         self.bytes += matrix.bytes().next_multiple_of(64);
         self.planned.push(Planned { matrix, parts, column_heads });
         matrix
+    }
+
+    /// The tensors of a matrix [n, k] that can stay where it is: wanted in place, in f32, aligned, and without padding.
+    fn as_it_lies(&self, parts: &[Part<'_>], n: usize, k: usize) -> Option<Tensors> {
+        let exact = matches!(self.dtype, Dtype::Auto | Dtype::F32);
+        let weights: usize = parts.iter().map(|part| part.tensor.shape.iter().product::<usize>()).sum();
+        if self.in_place.is_none() || !self.once || !exact || weights != n * k || weights == 0 {
+            return None;
+        }
+        let mut tensors = Tensors::default();
+        for (Part { tensor, .. }, shared) in parts.iter().zip(&mut tensors) {
+            let fits = tensor.dtype == Stored::F32
+                && tensor.shape[0] % LANES == 0
+                && bytemuck::try_cast_slice::<u8, f32>(tensor.bytes).is_ok();
+            *shared = Some(tensor.shared().filter(|_| fits)?);
+        }
+        (parts.len() <= tensors.len()).then_some(tensors)
     }
 
     /// The width of the next matrix, as the cache's entry has it: finding it out may mean reading the whole tensor.
@@ -190,7 +238,7 @@ impl<'a> Plan<'a> {
         let mut loss = Loss::default();
         for Part { tensor, .. } in parts {
             let (from, k) = (stored_as(tensor.dtype), tensor.shape[1]);
-            let mut panel = vec![0; WeightType::Int8(self.digits).panel_bytes(k)];
+            let mut panel = vec![0; WeightType::Int8(self.digits()).panel_bytes(k)];
             // A part of the rows shows it: the first ones, since others would bring all pages of the file.
             let panels = tensor.shape[0].div_ceil(4 * LANES);
             for rows in tensor.bytes.chunks_exact((LANES * k * from.size()).max(1)).take(panels) {
@@ -200,7 +248,7 @@ impl<'a> Plan<'a> {
             }
         }
         match loss.error <= MAX_LOSS * MAX_LOSS * loss.norm {
-            true => WeightType::Int8(self.digits),
+            true => WeightType::Int8(self.digits()),
             false if parts.iter().all(|p| p.tensor.dtype == Stored::F16) => WeightType::F16,
             false => WeightType::Bf16,
         }
@@ -212,14 +260,15 @@ impl<'a> Plan<'a> {
         let memory = |source| Error::Memory { what: "packed weights", bytes, source };
         let matrices = self.planned.iter().map(|planned| planned.matrix);
         let notes: Vec<u8> = matrices.flat_map(|m| note_of(m.n, m.k, m.kind)).collect();
+        let in_place = self.in_place.take().unwrap_or_default();
         if let Some(kept) = self.kept.take().filter(|kept| kept.notes() == notes && kept.data().len() == bytes) {
-            return Ok(Packed { block: Block::kept(kept).map_err(memory)? });
+            return Ok(Packed { block: Block::kept(kept).map_err(memory)?, in_place });
         }
         let arena = self.pack_now(team)?;
         if let Some((cache, what)) = self.cache {
             cache.put(what, &notes, arena.bytes(), team);
         }
-        Ok(Packed { block: Block::Made(arena) })
+        Ok(Packed { block: Block::Made(arena), in_place })
     }
 
     fn pack_now(&self, team: &Team) -> Result<Arena> {
@@ -272,7 +321,7 @@ impl Planned<'_> {
             WeightType::Int8(_) => {
                 quantise(isa, from, &rows, self.matrix.k, to);
             }
-            kind => pack_panel(from, &rows, kind, to),
+            kind => pack_panel(isa, from, &rows, kind, to),
         }
     }
 
@@ -348,22 +397,36 @@ fn stored_as(dtype: Stored) -> WeightType {
     }
 }
 
-/// The packed matrices of a plan.
+/// The matrices of a plan.
 #[derive(Debug)]
 pub(crate) struct Packed {
     block: Block,
+    /// Those that are not packed.
+    in_place: Vec<Tensors>,
 }
 
 impl Packed {
     pub(crate) fn panels(&self, m: &Matrix) -> Panels<'_> {
-        let bytes = &self.block.bytes()[m.offset..][..m.bytes()];
-        let data = match m.kind {
-            WeightType::F32 => Storage::F32(bytemuck::cast_slice(bytes)),
-            WeightType::Bf16 => Storage::Bf16(bytemuck::cast_slice(bytes)),
-            WeightType::F16 => Storage::F16(bytemuck::cast_slice(bytes)),
-            WeightType::Int8(digits) => Storage::Int8(bytes, digits),
+        let data = match (m.place, m.kind) {
+            (Place::Checkpoint(entry), _) => Storage::Rows(self.rows(entry)),
+            (Place::Packed(at), WeightType::F32) => Storage::F32(bytemuck::cast_slice(self.packed(at, m))),
+            (Place::Packed(at), WeightType::Bf16) => Storage::Bf16(bytemuck::cast_slice(self.packed(at, m))),
+            (Place::Packed(at), WeightType::F16) => Storage::F16(bytemuck::cast_slice(self.packed(at, m))),
+            (Place::Packed(at), WeightType::Int8(digits)) => Storage::Int8(self.packed(at, m), digits),
         };
         Panels::new(m.n, m.k, data)
+    }
+
+    fn packed(&self, offset: usize, m: &Matrix) -> &[u8] {
+        &self.block.bytes()[offset..][..m.bytes()]
+    }
+
+    /// The rows of a matrix that is not packed.
+    fn rows(&self, entry: usize) -> [&[f32]; 3] {
+        self.in_place[entry].each_ref().map(|tensor| match tensor {
+            Some(bytes) => bytemuck::cast_slice(bytes.as_ref()),
+            None => &[],
+        })
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -374,7 +437,7 @@ impl Packed {
     pub(crate) fn at_8_bits(&self, matrices: &mut [&mut Matrix], isa: Isa, team: &Team) -> Result<Packed> {
         let mut bytes = 0;
         let mut narrow = |m: &&mut Matrix| {
-            let narrow = Matrix { kind: WeightType::Int8(Digits::Two), offset: bytes, ..**m };
+            let narrow = Matrix { kind: WeightType::Int8(Digits::Two), place: Place::Packed(bytes), ..**m };
             bytes += narrow.bytes().next_multiple_of(64);
             narrow
         };
@@ -385,20 +448,33 @@ impl Packed {
         for (from, to) in matrices.iter().zip(&narrowed) {
             let (whole, after) = rest.split_at_mut(to.bytes().next_multiple_of(64));
             rest = after;
-            let from_panels =
-                self.block.bytes()[from.offset..][..from.bytes()].chunks_exact(from.kind.panel_bytes(from.k).max(1));
-            let to_panels = whole[..to.bytes()].chunks_exact_mut(to.kind.panel_bytes(to.k).max(1));
-            jobs.extend(from_panels.zip(to_panels).map(|(wide, narrow)| (from.kind, from.k, wide, narrow)));
+            let panels = whole[..to.bytes()].chunks_exact_mut(to.kind.panel_bytes(to.k).max(1));
+            jobs.extend(panels.enumerate().map(|(i, narrow)| (**from, i, narrow)));
         }
         team.chunks_mut(&mut jobs, 8, |_, jobs| {
-            for (kind, k, wide, narrow) in jobs {
-                let mut rows = vec![0f32; LANES * *k];
-                unpack_panel(*kind, wide, &mut rows);
-                pack_int8(isa, &std::array::from_fn(|lane| Some(&rows[lane * *k..][..*k])), *k, narrow);
+            for (matrix, panel, narrow) in jobs {
+                let mut rows = vec![0f32; LANES * matrix.k];
+                self.unpack(matrix, *panel, &mut rows);
+                let rows = std::array::from_fn(|lane| Some(&rows[lane * matrix.k..][..matrix.k]));
+                pack_int8(isa, &rows, matrix.k, narrow);
             }
         });
         matrices.iter_mut().zip(narrowed).for_each(|(matrix, narrow)| **matrix = narrow);
-        Ok(Packed { block: Block::Made(arena) })
+        Ok(Packed { block: Block::Made(arena), in_place: Vec::new() })
+    }
+
+    /// The 16 rows `[k]` of a panel.
+    fn unpack(&self, m: &Matrix, panel: usize, rows: &mut [f32]) {
+        match m.place {
+            Place::Packed(at) => {
+                let size = m.kind.panel_bytes(m.k);
+                unpack_panel(m.kind, &self.packed(at, m)[panel * size..][..size], rows);
+            }
+            Place::Checkpoint(entry) => {
+                let stored = self.rows(entry).into_iter().flat_map(|tensor| tensor.chunks_exact(rows.len())).nth(panel);
+                rows.copy_from_slice(stored.expect("a matrix has as many panels as its copy"));
+            }
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Matrix products on packed weights, one chain of fused multiply-adds an output.
 
+mod in_place;
 mod inputs;
 mod int8;
 mod largest;

@@ -5,7 +5,8 @@
 //! columns. All instruction sets read the same panels.
 
 use super::int8::{self, Digits, Loss};
-use crate::simd::{Isa, LANES, padded};
+use crate::simd::{Isa, Kernel, LANES, Simd, padded};
+use crate::turn::turn;
 use bytemuck::Pod;
 use half::{bf16, f16};
 
@@ -43,7 +44,7 @@ impl WeightType {
     }
 }
 
-/// Packed weights of one type.
+/// Weights of one type.
 #[derive(Clone, Copy, Debug)]
 pub enum Storage<'a> {
     /// f32
@@ -56,6 +57,9 @@ pub enum Storage<'a> {
     I16(&'a [i16]),
     /// 8 bits and scales, and how inputs are quantised.
     Int8(&'a [u8], Digits),
+    /// f32 that are not packed: matrices [n, k], row-major, one under the other, each of whole panels. For a product or two; packed
+    /// weights give the same bits in less time.
+    Rows([&'a [f32]; 3]),
 }
 
 /// A packed matrix [n, k], `[n / 16][k][16]`.
@@ -85,6 +89,11 @@ impl<'a> Panels<'a> {
             Storage::F16(w) => (w.len(), Self::len(n, k)),
             Storage::I16(w) => (w.len(), Self::len(n, k)),
             Storage::Int8(w, _) => (w.len(), n.div_ceil(LANES) * int8::panel_bytes(k)),
+            Storage::Rows(parts) => {
+                let whole = |part: &&[f32]| part.len().checked_rem(LANES * k) == Some(0);
+                assert!(parts.iter().all(whole), "matrices of whole panels");
+                (parts.iter().map(|part| part.len()).sum(), Self::len(n, k))
+            }
         };
         assert_eq!(len, expected, "packed weights of a matrix [{n}, {k}]");
         Panels { n, k, data }
@@ -121,6 +130,7 @@ impl<'a> Panels<'a> {
             Storage::F16(w) => size_of_val(w),
             Storage::I16(w) => size_of_val(w),
             Storage::Int8(w, _) => w.len(),
+            Storage::Rows(parts) => parts.iter().map(|part| size_of_val(*part)).sum(),
         }
     }
 }
@@ -132,9 +142,12 @@ impl<'a> Panels<'a> {
 ///
 /// # Panics
 /// Where the lengths do not fit together, `panel` is not aligned, or a type is int8: see [`pack_int8`].
-pub fn pack_panel(from: WeightType, rows: &[Option<&[u8]>; LANES], to: WeightType, panel: &mut [u8]) {
-    // One compilation for all instruction sets: moving weights waits for memory, not for arithmetic.
+pub fn pack_panel(isa: Isa, from: WeightType, rows: &[Option<&[u8]>; LANES], to: WeightType, panel: &mut [u8]) {
     match (from, to) {
+        (WeightType::F32, WeightType::F32) if rows.iter().all(Option::is_some) => {
+            isa.run(Turn { rows: &rows.map(Option::unwrap_or_default), panel });
+        }
+        // One compilation for all instruction sets: these are seldom.
         (WeightType::F32, WeightType::F32) => pack(rows, panel, f32::from_le_bytes),
         (WeightType::Bf16, WeightType::Bf16) | (WeightType::F16, WeightType::F16) => {
             pack(rows, panel, u16::from_le_bytes);
@@ -174,6 +187,20 @@ pub fn unpack_panel(from: WeightType, panel: &[u8], rows: &mut [f32]) {
 /// Where the lengths do not fit together.
 pub fn pack_int8(isa: Isa, rows: &[Option<&[f32]>; LANES], k: usize, panel: &mut [u8]) -> Loss {
     int8::pack(isa, rows, k, panel)
+}
+
+/// Packs 16 rows of f32 as they are.
+pub(super) struct Turn<'a> {
+    pub(super) rows: &'a [&'a [u8]; LANES],
+    pub(super) panel: &'a mut [u8],
+}
+
+impl Kernel for Turn<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        turn(s, self.rows, self.panel);
+    }
 }
 
 fn pack<T: Pod, const B: usize>(rows: &[Option<&[u8]>; LANES], panel: &mut [u8], convert: impl Fn([u8; B]) -> T) {

@@ -11,6 +11,7 @@
 //! Lanes hold different outputs, never parts of one, so the value of an output depends neither on the tile, nor on the
 //! rows computed with it, nor on the thread: a plain loop over `f32::mul_add` gives the same bits.
 
+use super::in_place;
 use super::inputs::{self, Rows, interleave};
 use super::int8;
 use super::panels::{Panels, Storage};
@@ -207,7 +208,7 @@ fn blocks(isa: Isa, team: &Team, whole: Block<'_>) {
     let row_blocks = m.div_ceil(row_block);
     if team.threads() == 1 || m * panels * LANES * w.k < PARALLEL {
         for i in 0..row_blocks {
-            isa.run(whole.part(i, row_blocks, 0, 1));
+            whole.part(i, row_blocks, 0, 1).run_on(isa);
         }
         return;
     }
@@ -215,7 +216,7 @@ fn blocks(isa: Isa, team: &Team, whole: Block<'_>) {
     let panel_chunks =
         (4 * team.threads()).div_ceil(row_blocks).min(panels.div_ceil(4)).clamp(1, MAX_CHUNKS / row_blocks.max(1));
     team.run(row_blocks * panel_chunks, |_, chunk| {
-        isa.run(whole.part(chunk / panel_chunks, row_blocks, chunk % panel_chunks, panel_chunks));
+        whole.part(chunk / panel_chunks, row_blocks, chunk % panel_chunks, panel_chunks).run_on(isa);
     });
 }
 
@@ -235,16 +236,29 @@ unsafe impl Sync for Out {}
 
 /// A part of a product: some rows, some panels.
 #[derive(Clone)]
-struct Block<'a> {
-    p: Product<'a>,
+pub(super) struct Block<'a> {
+    pub(super) p: Product<'a>,
     /// The inputs of more than [`FEW`] rows.
     interleaved: Option<&'a [f32]>,
     out: Out,
     rows: Range<usize>,
-    panels: Range<usize>,
+    pub(super) panels: Range<usize>,
 }
 
-impl Block<'_> {
+impl<'a> Block<'a> {
+    fn run_on(self, isa: Isa) {
+        match self.p.w.data {
+            Storage::Rows(parts) => in_place::run(isa, self, &parts),
+            _ => isa.run(self),
+        }
+    }
+
+    /// The panels from `first` on, which `w` holds.
+    pub(super) fn of_panels<'b>(&'b self, first: usize, w: Panels<'b>) -> Block<'b> {
+        let out = Out { to: self.out.to.wrapping_add(first * LANES), ..self.out };
+        Block { p: Product { w, ..self.p }, out, panels: 0..w.n / LANES, ..self.clone() }
+    }
+
     /// Part (i, j) of `rows` by `panels` parts; the parts are disjoint and together the whole.
     fn part(&self, i: usize, rows: usize, j: usize, panels: usize) -> Self {
         // Panels are dealt out in fours, so that a matrix-vector product runs whole groups.
@@ -268,7 +282,7 @@ impl Kernel for Block<'_> {
             Storage::Bf16(w) => block(s, &self, w),
             Storage::F16(w) => block(s, &self, w),
             Storage::I16(w) => block(s, &self, w),
-            Storage::Int8(..) => {} // `matmul` sends it elsewhere
+            Storage::Int8(..) | Storage::Rows(..) => {} // `matmul` and `run_on` send them elsewhere
         }
     }
 }

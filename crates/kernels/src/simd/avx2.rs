@@ -66,6 +66,28 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn load_quarters(self, p: [*const f32; 4]) -> F {
+        // SAFETY: the caller vouches for reading 4 values at each of `p`, the proof for the features.
+        unsafe { (_mm256_loadu2_m128(p[1], p[0]), _mm256_loadu2_m128(p[3], p[2])) }
+    }
+    #[inline(always)]
+    fn turn_quarters(self, [a, b, c, d]: [F; 4]) -> [F; 4] {
+        registers!({
+            let pairs = |a, b| (_mm256_castps_pd(_mm256_unpacklo_ps(a, b)), _mm256_castps_pd(_mm256_unpackhi_ps(a, b)));
+            let half = |a, b, c, d| {
+                let ((ab, ab_high), (cd, cd_high)) = (pairs(a, b), pairs(c, d));
+                [
+                    _mm256_castpd_ps(_mm256_unpacklo_pd(ab, cd)),
+                    _mm256_castpd_ps(_mm256_unpackhi_pd(ab, cd)),
+                    _mm256_castpd_ps(_mm256_unpacklo_pd(ab_high, cd_high)),
+                    _mm256_castpd_ps(_mm256_unpackhi_pd(ab_high, cd_high)),
+                ]
+            };
+            let (low, high) = (half(a.0, b.0, c.0, d.0), half(a.1, b.1, c.1, d.1));
+            [(low[0], high[0]), (low[1], high[1]), (low[2], high[2]), (low[3], high[3])]
+        })
+    }
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: F) {
         // SAFETY: the caller vouches for writing 16 values at `p`, the proof for the features.
         unsafe {

@@ -63,6 +63,29 @@ impl Simd for Avx512 {
         unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256(p.cast()))) }
     }
     #[inline(always)]
+    unsafe fn load_quarters(self, p: [*const f32; 4]) -> __m512 {
+        // SAFETY: the caller vouches for reading 4 values at each of `p`, the proof for the features.
+        unsafe {
+            let v = _mm512_castps128_ps512(_mm_loadu_ps(p[0]));
+            let v = _mm512_insertf32x4::<1>(v, _mm_loadu_ps(p[1]));
+            let v = _mm512_insertf32x4::<2>(v, _mm_loadu_ps(p[2]));
+            _mm512_insertf32x4::<3>(v, _mm_loadu_ps(p[3]))
+        }
+    }
+    #[inline(always)]
+    fn turn_quarters(self, [a, b, c, d]: [__m512; 4]) -> [__m512; 4] {
+        registers!({
+            let pairs = |a, b| (_mm512_castps_pd(_mm512_unpacklo_ps(a, b)), _mm512_castps_pd(_mm512_unpackhi_ps(a, b)));
+            let ((ab, ab_high), (cd, cd_high)) = (pairs(a, b), pairs(c, d));
+            [
+                _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)),
+                _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)),
+                _mm512_castpd_ps(_mm512_unpacklo_pd(ab_high, cd_high)),
+                _mm512_castpd_ps(_mm512_unpackhi_pd(ab_high, cd_high)),
+            ]
+        })
+    }
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: __m512) {
         // SAFETY: the caller vouches for writing 16 values at `p`, the proof for the features.
         unsafe { _mm512_storeu_ps(p, v) }

@@ -77,6 +77,12 @@ pub trait Simd: Copy {
     /// # Safety
     /// `p` is valid for reading 16 i16.
     unsafe fn load_i16(self, p: *const i16) -> Self::F;
+    /// Four lanes from each of four places.
+    /// # Safety
+    /// Each is valid for reading 4 f32; no alignment is asked for.
+    unsafe fn load_quarters(self, p: [*const f32; 4]) -> Self::F;
+    /// In each quarter of the lanes, four lanes of four registers change places: lane j of register i for lane i of register j.
+    fn turn_quarters(self, v: [Self::F; 4]) -> [Self::F; 4];
     /// # Safety
     /// `p` is valid for writing 16 f32.
     unsafe fn store(self, p: *mut f32, v: Self::F);

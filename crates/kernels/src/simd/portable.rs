@@ -87,6 +87,17 @@ impl Simd for Portable {
         from_lanes(unsafe { p.cast::<[i16; LANES]>().read_unaligned() }.map(f32::from))
     }
     #[inline(always)]
+    unsafe fn load_quarters(self, p: [*const f32; 4]) -> F {
+        // SAFETY: the caller vouches for 4 readable f32 at each of `p`.
+        let quarters = p.map(|p| unsafe { p.cast::<[f32; 4]>().read_unaligned() });
+        from_lanes(from_fn(|i| quarters[i / 4][i % 4]))
+    }
+    #[inline(always)]
+    fn turn_quarters(self, v: [F; 4]) -> [F; 4] {
+        let v = v.map(lanes);
+        from_fn(|j| from_lanes(from_fn(|i| v[i % 4][i / 4 * 4 + j])))
+    }
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: F) {
         // SAFETY: the caller vouches for 16 writable f32.
         unsafe { p.cast::<[f32; LANES]>().write_unaligned(lanes(v)) }

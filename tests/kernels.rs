@@ -282,7 +282,7 @@ fn the_largest_int8_output_is_that_of_the_product() {
         let (m, n, k) = sizes[seed as usize % sizes.len()];
         let mut w: Vec<f32> = numbers(seed, n * k).iter().map(|x| (x * 1e4).sin()).collect();
         let mut a: Vec<f32> = numbers(seed + 1000, m * k).iter().map(|x| (x * 1e4).sin()).collect();
-        match seed / 7 % 10 {
+        match seed / 7 % 12 {
             0 => w.copy_within(..k, (n - 1) * k), // a tie of the first and the last
             1 => w.chunks_mut(k).for_each(|row| row.copy_from_slice(&a[..k])), // a tie of all
             2 => w.iter_mut().step_by(97).for_each(|x| *x *= 100.0),
@@ -292,9 +292,11 @@ fn the_largest_int8_output_is_that_of_the_product() {
             6 => a[..k].fill(0.0),
             7 => a[(m - 1) * k] = f32::INFINITY,
             8 => w.iter_mut().for_each(|x| *x *= 1e-30),
+            9 => w[(n / 3) * k..][..k].iter_mut().for_each(|x| *x *= 1e12),
+            10 => a[..k].iter_mut().for_each(|x| *x *= 1e25),
             _ => {}
         }
-        if seed / 7 % 10 == 4 {
+        if seed / 7 % 12 == 4 {
             a.iter_mut().for_each(|x| *x = x.abs());
         }
         let mut on_all = Vec::new();
@@ -373,6 +375,53 @@ fn plain_scores(q: &[f32], keys: &[f32], d: usize, bias: impl Fn(usize) -> f32) 
 }
 
 #[test]
+fn narrow_rounds_to_the_nearest_half_and_stays_finite() {
+    let mut x = numbers(8, 64);
+    x[..8].copy_from_slice(&[0.0, -0.0, 65519.0, 65520.0, -1e30, f32::INFINITY, 6e-8, 2.0 + 1.0 / 1024.0]);
+    let expected: Vec<u16> = x.iter().map(|x| f16::from_f32(x.clamp(-65504.0, 65504.0)).to_bits()).collect();
+    on_every_isa(|isa| {
+        let mut halves = vec![f16::ZERO; x.len()];
+        narrow(isa, &x, &mut halves);
+        assert_eq!(halves.iter().map(|x| x.to_bits()).collect::<Vec<_>>(), expected, "{}", isa.name());
+    });
+}
+
+#[test]
+fn attention_over_halves_equals_that_over_the_same_numbers_in_f32() {
+    for (heads, d_kv, len, causal) in [(1, 1, 1, false), (3, 7, 5, true), (2, 16, 17, false), (4, 64, 70, true)] {
+        let width = heads * padded(d_kv);
+        let rows: Vec<f32> = numbers(3, 3 * len * width).iter().map(|x| x.sin()).collect();
+        let (q, rest) = rows.split_at(len * width);
+        let mut halves = vec![f16::ZERO; rest.len()];
+        narrow(Isa::best(), rest, &mut halves);
+        let wide: Vec<f32> = halves.iter().map(|x| x.to_f32()).collect();
+        let key_head = Keys::key_floats(len, d_kv);
+        let (mut keys, mut narrow_keys) = (vec![0.0; heads * key_head], vec![f16::ZERO; heads * key_head]);
+        Keys::write(&mut keys, key_head, 0, &wide[..len * width], width, d_kv);
+        // In two parts, as a decoder appends them.
+        let cut = len / 3 * width;
+        let isa = Isa::best();
+        Keys::write_f16(isa, &mut narrow_keys, key_head, 0, &rest[..cut], width, d_kv);
+        Keys::write_f16(isa, &mut narrow_keys, key_head, len / 3, &rest[cut..len * width], width, d_kv);
+        let (values, narrow_values) = (&wide[len * width..], &halves[len * width..]);
+        on_every_isa(|isa| {
+            let run = |stored| {
+                let keys = Keys { stored, key_head, value_head: padded(d_kv), value_stride: width, len };
+                let part = Attention { rows: 0..len, position: 0, keys, bias: None, causal };
+                let (mut out, mut scratch) = (vec![f32::NAN; len * width], vec![Vec::new(); 2]);
+                Team::enter(2, |team| {
+                    let shape = Heads { heads, d_kv };
+                    attention(isa, team, shape, (q, width), 1, |_| part.clone(), &mut out, &mut scratch);
+                });
+                bits(&out)
+            };
+            let (f32s, f16s) = (run(KeyStorage::F32(&keys, values)), run(KeyStorage::F16(&narrow_keys, narrow_values)));
+            assert!(f32s == f16s, "{heads} heads of {d_kv}, {len} positions, causal {causal}, {}", isa.name());
+        });
+    }
+}
+
+#[test]
 fn attention_is_near_plain_loops_and_equal_everywhere() {
     for (heads, d_kv, len) in [(1, 1, 1), (3, 7, 5), (2, 16, 17), (4, 64, 130), (2, 5, 33)] {
         let width = heads * padded(d_kv);
@@ -397,7 +446,13 @@ fn attention_is_near_plain_loops_and_equal_everywhere() {
                 let all = Attention {
                     rows: 0..len,
                     position: 0,
-                    keys: Keys { keys: &keys, key_head, values: v, value_head: padded(d_kv), value_stride: width, len },
+                    keys: Keys {
+                        stored: KeyStorage::F32(&keys, v),
+                        key_head,
+                        value_head: padded(d_kv),
+                        value_stride: width,
+                        len,
+                    },
                     bias,
                     causal,
                 };

@@ -11,64 +11,144 @@
 //! positions, values row-major. A causal query is computed alone, over exactly its own keys, so that prefill, cached steps
 //! and verification of several tokens give the same bits.
 
-use crate::matmul::{Rows, tile};
+use crate::elementwise::narrow;
+use crate::matmul::{Rows, Weight, tile};
 use crate::region::Team;
 use crate::simd::{Isa, Kernel, LANES, Simd, padded, unrolled};
 use crate::softmax::softmax;
+use half::f16;
 use std::ops::Range;
 use wide::f32x4;
 
 /// The keys and values of one sequence, all heads.
 #[derive(Clone, Copy, Debug)]
 pub struct Keys<'a> {
-    /// A head: `[positions / 16][d_kv][16]`; see [`Keys::write`].
-    pub keys: &'a [f32],
-    /// Floats from a head's keys to the next one's.
+    /// The numbers.
+    pub stored: KeyStorage<'a>,
+    /// Numbers from a head's keys to the next one's.
     pub key_head: usize,
-    /// A head: `[positions, value_stride]`, of which the first d_kv are the values and up to padded(d_kv) are there.
-    pub values: &'a [f32],
-    /// Floats from a head's values to the next one's.
+    /// Numbers from a head's values to the next one's.
     pub value_head: usize,
-    /// Floats from a position's values to the next one's.
+    /// Numbers from a position's values to the next one's.
     pub value_stride: usize,
     /// Positions.
     pub len: usize,
 }
 
+/// Keys and values. A head's keys are `[positions / 16][d_kv][16]`, see [`Keys::write`]; its values `[positions, value_stride]`, of
+/// which the first d_kv are the values and up to padded(d_kv) are there.
+#[derive(Clone, Copy, Debug)]
+pub enum KeyStorage<'a> {
+    /// f32
+    F32(&'a [f32], &'a [f32]),
+    /// IEEE half precision: half the bytes, which many sequences together wait for. Not exact, see [`crate::narrow`].
+    F16(&'a [f16], &'a [f16]),
+}
+
+impl KeyStorage<'_> {
+    /// Where the keys and the values are.
+    #[inline(always)]
+    fn pointers<W>(self) -> (*const W, *const W) {
+        match self {
+            KeyStorage::F32(keys, values) => (keys.as_ptr().cast(), values.as_ptr().cast()),
+            KeyStorage::F16(keys, values) => (keys.as_ptr().cast(), values.as_ptr().cast()),
+        }
+    }
+}
+
 impl Keys<'_> {
-    /// Floats that the keys of a head take for `len` positions.
+    /// Numbers that the keys of a head take for `len` positions.
     #[must_use]
     pub fn key_floats(len: usize, d_kv: usize) -> usize {
         padded(len) * d_kv
     }
 
-    /// Writes the keys of positions `first..` into their panels; a head's keys are `key_head` floats.
+    /// Writes the keys of positions `first..` into their panels; a head's keys are `key_head` numbers.
     ///
     /// `rows` is [positions, stride]; head h of a row begins at h * padded(d_kv). `keys` must reach to the last position.
     ///
     /// # Panics
     /// Where a length does not fit.
     pub fn write(keys: &mut [f32], key_head: usize, first: usize, rows: &[f32], stride: usize, d_kv: usize) {
-        let panel = d_kv * LANES;
-        let count = rows.len().div_ceil(stride);
-        let mut i = 0;
-        while i < count {
-            // All rows of a panel, head by head: 4 KB of the panel stay in the cache while 16 rows pass.
-            let (block, lane) = ((first + i) / LANES, (first + i) % LANES);
-            let together = (LANES - lane).min(count - i);
+        for part in parts(first, rows, stride) {
             for (head, keys) in keys.chunks_exact_mut(key_head).enumerate() {
-                let (steps, _) = keys[block * panel..(block + 1) * panel].as_chunks_mut::<LANES>();
-                let key = |j: usize| &rows[(i + j) * stride + head * padded(d_kv)..][..d_kv];
-                let mut j = 0;
-                while j + 4 <= together {
-                    transpose(std::array::from_fn(|row| key(j + row)), steps, lane + j);
-                    j += 4;
-                }
-                for j in j..together {
-                    steps.iter_mut().zip(key(j)).for_each(|(step, x)| step[lane + j] = *x);
+                let (steps, _) = keys[part.block * d_kv * LANES..][..d_kv * LANES].as_chunks_mut::<LANES>();
+                write_lanes(steps, part.lane, &part.rows[head * padded(d_kv)..], stride, d_kv);
+            }
+        }
+    }
+
+    /// [`Keys::write`] in half precision, rounded as [`crate::narrow`] does. Where the first position of a panel is among them, nothing
+    /// may stand in that panel yet.
+    ///
+    /// # Panics
+    /// Where a length does not fit.
+    pub fn write_f16(
+        isa: Isa,
+        keys: &mut [f16],
+        key_head: usize,
+        first: usize,
+        rows: &[f32],
+        stride: usize,
+        d_kv: usize,
+    ) {
+        for part in parts(first, rows, stride) {
+            for (head, keys) in keys.chunks_exact_mut(key_head).enumerate() {
+                let (steps, _) = keys[part.block * d_kv * LANES..][..d_kv * LANES].as_chunks_mut::<LANES>();
+                let rows = &part.rows[head * padded(d_kv)..];
+                for (i, steps) in steps.chunks_mut(LANES).enumerate() {
+                    let rows = &rows[i * LANES..];
+                    if part.lane == 0 {
+                        let mut wide = [[0.0; LANES]; LANES];
+                        let wide = &mut wide[..steps.len()];
+                        write_lanes(wide, 0, rows, stride, steps.len());
+                        narrow(isa, wide.as_flattened(), steps.as_flattened_mut());
+                        continue;
+                    }
+                    for (lane, row) in (part.lane..).zip(rows.chunks(stride)) {
+                        let mut key = [f16::ZERO; LANES];
+                        narrow(isa, &row[..LANES], &mut key);
+                        steps.iter_mut().zip(key).for_each(|(step, x)| step[lane] = x);
+                    }
                 }
             }
-            i += together;
+        }
+    }
+}
+
+/// Positions that fall into one panel.
+struct KeyRows<'a> {
+    block: usize,
+    /// The first one's lane.
+    lane: usize,
+    /// [positions, stride]
+    rows: &'a [f32],
+}
+
+/// All rows panel by panel, so that 4 KB of a head's panel stay in the cache while 16 rows pass.
+fn parts(first: usize, rows: &[f32], stride: usize) -> impl Iterator<Item = KeyRows<'_>> {
+    let (mut position, mut left) = (first, rows);
+    std::iter::from_fn(move || {
+        let (block, lane) = (position / LANES, position % LANES);
+        let count = (LANES - lane).min(left.len().div_ceil(stride));
+        let (rows, after) = left.split_at(left.len().min(count * stride));
+        (position, left) = (position + count, after);
+        (count > 0).then_some(KeyRows { block, lane, rows })
+    })
+}
+
+/// Writes rows [positions, stride], of which d_kv numbers count, as the lanes from `lane` on.
+fn write_lanes(steps: &mut [[f32; LANES]], lane: usize, rows: &[f32], stride: usize, d_kv: usize) {
+    let mut keys = rows.chunks(stride).map(|row| &row[..d_kv]);
+    let count = rows.len().div_ceil(stride);
+    for i in (0..count).step_by(4) {
+        let four = std::array::from_fn(|_| keys.next().unwrap_or_default());
+        if i + 4 <= count {
+            transpose(four, steps, lane + i);
+            continue;
+        }
+        for (j, key) in four.iter().enumerate() {
+            steps.iter_mut().zip(*key).for_each(|(step, x)| step[lane + i + j] = *x);
         }
     }
 }
@@ -180,11 +260,15 @@ fn check(shape: Heads, a: &Attention<'_>, queries: usize, query_stride: usize, o
     let width = heads * padded(d_kv);
     assert!(query_stride >= width && queries >= a.rows.end.saturating_sub(1) * query_stride + width, "queries");
     assert!(out >= a.rows.end * width, "outputs");
-    let Keys { keys, key_head, values, value_head, value_stride, len } = a.keys;
+    let Keys { stored, key_head, value_head, value_stride, len } = a.keys;
+    let (keys, values) = match stored {
+        KeyStorage::F32(keys, values) => (keys.len(), values.len()),
+        KeyStorage::F16(keys, values) => (keys.len(), values.len()),
+    };
     let reach = |head: usize, floats: usize| heads.saturating_sub(1).saturating_mul(head).saturating_add(floats);
-    assert!(len > 0 && keys.len() >= reach(key_head, Keys::key_floats(len, d_kv)), "keys");
+    assert!(len > 0 && keys >= reach(key_head, Keys::key_floats(len, d_kv)), "keys");
     let last = (len - 1).saturating_mul(value_stride).saturating_add(padded(d_kv));
-    assert!(values.len() >= reach(value_head, last), "values");
+    assert!(values >= reach(value_head, last), "values");
     let end = a.position + a.rows.len();
     assert!(!a.causal || a.keys.len >= end, "a causal query needs its own key");
     if let Some(bias) = a.bias {
@@ -221,20 +305,35 @@ struct Head<'a> {
 impl Kernel for Head<'_> {
     type Out = ();
     #[inline(always)]
-    fn run<S: Simd>(mut self, s: S) {
+    fn run<S: Simd>(self, s: S) {
+        // SAFETY: the types are those of the numbers.
+        unsafe {
+            match self.a.keys.stored {
+                KeyStorage::F32(..) => self.tiles::<S, f32>(s),
+                KeyStorage::F16(..) => self.tiles::<S, f16>(s),
+            }
+        }
+    }
+}
+
+impl Head<'_> {
+    /// # Safety
+    /// The keys and values are W.
+    #[inline(always)]
+    unsafe fn tiles<S: Simd, W: Weight>(mut self, s: S) {
         let tallest = if self.a.causal || self.rows.len() == 1 { 1 } else { S::ROWS };
         let mut row = self.rows.start;
         while row < self.rows.end {
             let m = tallest.min(self.rows.end - row);
-            // SAFETY: `check` found every row, key, value and bias of the sequence within its slice.
+            // SAFETY: as the caller's; `check` found every row, key, value and bias of the sequence within its slice.
             unsafe {
                 // Fewer heights than `matmul` has: a shorter last tile costs little here.
                 match m {
-                    12.. => self.tile::<S, 12, 2>(s, row),
-                    6..12 => self.tile::<S, 6, 1>(s, row),
-                    4..6 => self.tile::<S, 4, 1>(s, row),
-                    _ if S::WIDEST < 4 => self.tile::<S, 1, 1>(s, row),
-                    _ => self.tile::<S, 1, 4>(s, row),
+                    12.. => self.tile::<S, W, 12, 2>(s, row),
+                    6..12 => self.tile::<S, W, 6, 1>(s, row),
+                    4..6 => self.tile::<S, W, 4, 1>(s, row),
+                    _ if S::WIDEST < 4 => self.tile::<S, W, 1, 1>(s, row),
+                    _ => self.tile::<S, W, 1, 4>(s, row),
                 }
             }
             row += match m {
@@ -245,13 +344,11 @@ impl Kernel for Head<'_> {
             };
         }
     }
-}
 
-impl Head<'_> {
     /// # Safety
-    /// Rows `row..row + M` are this head's, and `check` passed.
+    /// Rows `row..row + M` are this head's, `check` passed, and the keys and values are W.
     #[inline(always)]
-    unsafe fn tile<S: Simd, const M: usize, const P: usize>(&mut self, s: S, row: usize) {
+    unsafe fn tile<S: Simd, W: Weight, const M: usize, const P: usize>(&mut self, s: S, row: usize) {
         if M > S::ROWS || P > S::WIDEST {
             return; // never asked for; no code is made for it
         }
@@ -263,18 +360,18 @@ impl Head<'_> {
         }
         // SAFETY: as the caller's; the tiles write M rows of `stride` scores, and M rows of this head's outputs.
         unsafe {
-            self.scores_of::<S, M, P>(s, row, query, stride);
+            self.scores_of::<S, W, M, P>(s, row, query, stride);
             for scores in self.scores[..M * stride].chunks_exact_mut(stride) {
                 softmax(s, scores, len);
             }
-            self.weighted_sum::<S, M, P>(s, row, len, stride);
+            self.weighted_sum::<S, W, M, P>(s, row, len, stride);
         }
     }
 
     /// # Safety
     /// As [`Head::tile`]; `self.scores` has M rows of `stride`.
     #[inline(always)]
-    unsafe fn scores_of<S: Simd, const M: usize, const P: usize>(
+    unsafe fn scores_of<S: Simd, W: Weight, const M: usize, const P: usize>(
         &mut self,
         s: S,
         row: usize,
@@ -289,10 +386,10 @@ impl Head<'_> {
             // SAFETY: blocks below `panels` hold keys, and rows their queries (`check`).
             unsafe {
                 if block + P <= panels {
-                    self.scores_at::<S, M, P>(s, row, query, block, panel, stride);
+                    self.scores_at::<S, W, M, P>(s, row, query, block, panel, stride);
                     block += P;
                 } else {
-                    self.scores_at::<S, M, 1>(s, row, query, block, panel, stride);
+                    self.scores_at::<S, W, M, 1>(s, row, query, block, panel, stride);
                     block += 1;
                 }
             }
@@ -302,7 +399,7 @@ impl Head<'_> {
     /// # Safety
     /// As [`Head::scores_of`], for the P panels of keys from `block` on.
     #[inline(always)]
-    unsafe fn scores_at<S: Simd, const M: usize, const P: usize>(
+    unsafe fn scores_at<S: Simd, W: Weight, const M: usize, const P: usize>(
         &mut self,
         s: S,
         row: usize,
@@ -323,8 +420,8 @@ impl Head<'_> {
                 });
             }
             let q = self.queries.as_ptr().add(row * self.query_stride + self.head * padded(d_kv));
-            let k = self.a.keys.keys.as_ptr().add(self.head * self.a.keys.key_head + block * panel);
-            let sums = tile::<S, f32, M, P>(s, d_kv, Rows::apart(q, self.query_stride), (k, panel, LANES), None, acc);
+            let k = self.a.keys.stored.pointers::<W>().0.add(self.head * self.a.keys.key_head + block * panel);
+            let sums = tile::<S, W, M, P>(s, d_kv, Rows::apart(q, self.query_stride), (k, panel, LANES), None, acc);
             let to = self.scores.as_mut_ptr().add(block * LANES);
             unrolled!(M, m => {
                 unrolled!(P of 4, p => { s.store(to.add(m * stride + p * LANES), sums[m][p]); });
@@ -335,7 +432,7 @@ impl Head<'_> {
     /// # Safety
     /// As [`Head::tile`]; `self.scores` has M rows of `stride`, of which `len` count.
     #[inline(always)]
-    unsafe fn weighted_sum<S: Simd, const M: usize, const P: usize>(
+    unsafe fn weighted_sum<S: Simd, W: Weight, const M: usize, const P: usize>(
         &mut self,
         s: S,
         row: usize,
@@ -348,10 +445,10 @@ impl Head<'_> {
             // SAFETY: columns below d_head are this head's, in the values and in the output (`check`).
             unsafe {
                 if column + P * LANES <= d_head {
-                    self.sum_at::<S, M, P>(s, row, len, stride, column);
+                    self.sum_at::<S, W, M, P>(s, row, len, stride, column);
                     column += P * LANES;
                 } else {
-                    self.sum_at::<S, M, 1>(s, row, len, stride, column);
+                    self.sum_at::<S, W, M, 1>(s, row, len, stride, column);
                     column += LANES;
                 }
             }
@@ -361,7 +458,7 @@ impl Head<'_> {
     /// # Safety
     /// As [`Head::weighted_sum`], for the P registers from `column` on.
     #[inline(always)]
-    unsafe fn sum_at<S: Simd, const M: usize, const P: usize>(
+    unsafe fn sum_at<S: Simd, W: Weight, const M: usize, const P: usize>(
         &mut self,
         s: S,
         row: usize,
@@ -370,12 +467,12 @@ impl Head<'_> {
         column: usize,
     ) {
         let width = self.heads * padded(self.d_kv);
-        let Keys { values, value_head, value_stride, .. } = self.a.keys;
+        let Keys { stored, value_head, value_stride, .. } = self.a.keys;
         // SAFETY: `len` rows of values are there, each padded(d_kv) floats; so are M rows of scores and of the output.
         unsafe {
-            let v = values.as_ptr().add(self.head * value_head + column);
+            let v = stored.pointers::<W>().1.add(self.head * value_head + column);
             let zero = [[s.splat(0.0); P]; M];
-            let sums = tile::<S, f32, M, P>(
+            let sums = tile::<S, W, M, P>(
                 s,
                 len,
                 Rows::apart(self.scores.as_ptr(), stride),

@@ -3,6 +3,7 @@
 use crate::activation::{Activation, activate};
 use crate::region::Team;
 use crate::simd::{Isa, Kernel, LANES, Simd};
+use half::f16;
 
 /// Floats of a chunk of a region.
 const CHUNK: usize = 16 * 1024;
@@ -69,6 +70,33 @@ pub fn gate_rows(isa: Isa, team: &Team, activation: Activation, hidden: &[f32], 
             isa.run(Multiply { by: linear, x: out });
         }
     });
+}
+
+struct Narrow<'a> {
+    x: &'a [f32],
+    to: &'a mut [f16],
+}
+
+impl Kernel for Narrow<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let most = s.splat(f16::MAX.to_f32_const());
+        for (x, to) in self.x.as_chunks::<LANES>().0.iter().zip(self.to.as_chunks_mut::<LANES>().0) {
+            let x = s.max(s.sub(s.splat(0.0), most), s.min(most, s.load_array(x)));
+            // SAFETY: `to` holds 16; f16 is a transparent u16.
+            unsafe { s.store_f16(to.as_mut_ptr().cast(), x) };
+        }
+    }
+}
+
+/// Rounds to half precision, to nearest; what is beyond it becomes its largest number. The lengths are the same multiple of 16.
+///
+/// # Panics
+/// Where they are not.
+pub fn narrow(isa: Isa, x: &[f32], to: &mut [f16]) {
+    assert!(x.len().is_multiple_of(LANES) && x.len() == to.len());
+    isa.run(Narrow { x, to });
 }
 
 struct Narrows<'a>(&'a [[u8; 4]]);

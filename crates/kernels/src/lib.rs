@@ -33,10 +33,10 @@ mod turn;
 
 pub use activation::Activation;
 pub use arena::Arena;
-pub use attention::{Attention, Bias, Heads, Keys, attention};
+pub use attention::{Attention, Bias, Heads, KeyStorage, Keys, attention};
 pub use chains::chains;
 pub use compact::expand;
-pub use elementwise::{activate_rows, gate_rows, narrows};
+pub use elementwise::{activate_rows, gate_rows, narrow, narrows};
 pub use math::ln;
 pub use matmul::{
     Digits, Epilogue, Leading, Loss, Panels, Product, Storage, WeightType, largest, matmul, pack_int8, pack_panel,

@@ -50,14 +50,13 @@ pub(crate) fn attend_to(
     sources: &[&[u32]],
     first: usize,
 ) {
-    let (shape, inner) = (model.shape, model.shape.heads.width());
-    let (heads, d_kv) = (shape.heads.heads, shape.heads.d_kv);
+    let inner = model.shape.heads.width();
     if state.sources.len() < first + sources.len() {
         state.sources.resize_with(first + sources.len(), KvCache::default);
     }
     let caches = &mut state.sources[first..first + sources.len()];
     for (cache, source) in caches.iter_mut().zip(sources) {
-        cache.reset(decoder.blocks.len(), heads, d_kv, source.len());
+        cache.reset(model.cache_shape(decoder), source.len());
     }
     let rows: usize = sources.iter().map(|source| source.len()).sum();
     for (i, block) in decoder.blocks.iter().enumerate() {
@@ -68,7 +67,7 @@ pub(crate) fn attend_to(
         exec.team.chunks_mut(caches, 1, |source, caches| {
             let first: usize = sources[..source].iter().map(|source| source.len()).sum();
             let rows = &kv[first * 2 * inner..][..sources[source].len() * 2 * inner];
-            caches[0].append(i, rows, 2 * inner, 0, inner);
+            caches[0].append(exec.isa, i, rows, 2 * inner, 0);
         });
     }
     for (cache, source) in caches.iter_mut().zip(sources) {
@@ -78,12 +77,11 @@ pub(crate) fn attend_to(
 
 /// Makes the first `count` caches empty, with room for `len` positions.
 pub(crate) fn begin(model: &Model, state: &mut DecoderState, decoder: &Stack, count: usize, len: usize) {
-    let heads = model.shape.heads;
     if state.caches.len() < count {
         state.caches.resize_with(count, KvCache::default);
     }
     for cache in &mut state.caches[..count] {
-        cache.reset(decoder.blocks.len(), heads.heads, heads.d_kv, len);
+        cache.reset(model.cache_shape(decoder), len);
     }
 }
 
@@ -120,7 +118,7 @@ pub(crate) fn decode(
             exec.product(normed, rows, packed.panels(&block.qkv), Epilogue::Store, qkv);
             for feed in feeds {
                 let new = &qkv[feed.rows.start * 3 * inner..feed.rows.end * 3 * inner];
-                caches[feed.cache].append(i, new, 3 * inner, inner, 2 * inner);
+                caches[feed.cache].append(exec.isa, i, new, 3 * inner, inner);
             }
             let table = bias.of(i);
             let sequence = |f: usize| {

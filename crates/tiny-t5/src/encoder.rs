@@ -2,7 +2,7 @@
 
 use crate::model::Model;
 use crate::stack::{BiasTables, Exec, Scratch, room};
-use tiny_t5_kernels::{Attention, Epilogue, Keys, attention, padded};
+use tiny_t5_kernels::{Attention, Epilogue, KeyStorage, Keys, attention, padded};
 
 /// Buffers of the encoder, kept from call to call.
 #[derive(Debug, Default)]
@@ -54,10 +54,9 @@ pub(crate) fn encode(
             let sequence = |i: usize| {
                 let span = &spans[i];
                 let keys = Keys {
-                    keys: &keys[span.keys.clone()],
+                    // The values where the projection left them: a tile of queries reads them once.
+                    stored: KeyStorage::F32(&keys[span.keys.clone()], &qkv[span.rows.start * 3 * inner + 2 * inner..]),
                     key_head: span.keys.len() / heads,
-                    // Where the projection left them: a tile of queries reads them once.
-                    values: &qkv[span.rows.start * 3 * inner + 2 * inner..],
                     value_head: padded(d_kv),
                     value_stride: 3 * inner,
                     len: span.rows.len(),

@@ -1,6 +1,19 @@
 //! Keys and values of attention, in the kernels' layout.
 
-use tiny_t5_kernels::{Keys, LANES, padded};
+use half::f16;
+use std::ops::Range;
+use tiny_t5_kernels::{Isa, KeyStorage, Keys, LANES, narrow, padded};
+
+/// What all caches of a model share.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CacheShape {
+    pub(crate) layers: usize,
+    pub(crate) heads: usize,
+    pub(crate) d_kv: usize,
+    /// In half precision, where weights are int8: many sequences together wait for their keys and values, and what rounding them
+    /// changes is little beside what rounding the weights does.
+    pub(crate) half: bool,
+}
 
 /// Keys and values of one sequence, for every layer of the decoder: of what it has generated (self-attention), or of
 /// its source (cross-attention).
@@ -8,20 +21,42 @@ use tiny_t5_kernels::{Keys, LANES, padded};
 /// A head's keys lie together, and so do its values: a step reads each as one stream.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct KvCache {
-    /// A layer: the keys `[num_heads][capacity / 16][d_kv][16]`, then the values `[num_heads][capacity][padded(d_kv)]`.
-    memory: Vec<f32>,
+    memory: Memory,
     /// Positions that there is room for: whole panels.
     capacity: usize,
     len: usize,
-    layers: usize,
-    heads: usize,
-    d_kv: usize,
+    shape: CacheShape,
+}
+
+/// A layer: the keys `[num_heads][capacity / 16][d_kv][16]`, then the values `[num_heads][capacity][padded(d_kv)]`.
+#[derive(Debug, Clone)]
+enum Memory {
+    F32(Vec<f32>),
+    F16(Vec<f16>),
+}
+
+impl Default for Memory {
+    fn default() -> Memory {
+        Memory::F32(Vec::new())
+    }
+}
+
+impl Memory {
+    /// Makes it at least so long, of the kind that is wanted; what it held may be lost.
+    fn grow(&mut self, half: bool, len: usize) {
+        match self {
+            Memory::F32(memory) if !half => memory.resize(len.max(memory.len()), 0.0),
+            Memory::F16(memory) if half => memory.resize(len.max(memory.len()), f16::ZERO),
+            _ if half => *self = Memory::F16(vec![f16::ZERO; len]),
+            _ => *self = Memory::F32(vec![0.0; len]),
+        }
+    }
 }
 
 impl KvCache {
     /// An empty cache with room for `len` positions, so that steps up to there allocate nothing; memory of an earlier use is kept.
-    pub(crate) fn reset(&mut self, layers: usize, heads: usize, d_kv: usize, len: usize) {
-        *self = KvCache { memory: std::mem::take(&mut self.memory), capacity: 0, len: 0, layers, heads, d_kv };
+    pub(crate) fn reset(&mut self, shape: CacheShape, len: usize) {
+        *self = KvCache { memory: std::mem::take(&mut self.memory), capacity: 0, len: 0, shape };
         self.reserve(len);
     }
 
@@ -30,33 +65,32 @@ impl KvCache {
         if len <= self.capacity {
             return;
         }
+        let CacheShape { layers, heads, d_kv, half } = self.shape;
         let capacity = len.max(self.capacity * 3 / 2).next_multiple_of(LANES);
-        let floats = self.layers * self.heads * capacity * (self.d_kv + padded(self.d_kv));
+        let numbers = layers * heads * capacity * (d_kv + padded(d_kv));
         if self.len == 0 {
-            self.memory.resize(floats.max(self.memory.len()), 0.0);
+            self.memory.grow(half, numbers);
             self.capacity = capacity;
         } else {
             let old = std::mem::take(self);
-            *self = KvCache { memory: vec![0.0; floats], capacity, len: 0, ..old };
+            *self = KvCache { memory: Memory::default(), capacity, len: 0, shape: old.shape };
+            self.memory.grow(half, numbers);
             self.copy_from(&old);
         }
     }
 
-    /// Floats of a head's keys, and of its values.
+    /// Numbers of a head's keys, and of its values.
     fn head(&self) -> (usize, usize) {
-        (Keys::key_floats(self.capacity, self.d_kv), self.capacity * padded(self.d_kv))
+        let d_kv = self.shape.d_kv;
+        (Keys::key_floats(self.capacity, d_kv), self.capacity * padded(d_kv))
     }
 
-    /// The keys and the values of a layer.
-    fn layer(&self, layer: usize) -> (&[f32], &[f32]) {
-        let (keys, values) = self.head();
-        self.memory[layer * self.heads * (keys + values)..][..self.heads * (keys + values)].split_at(self.heads * keys)
-    }
-
-    fn layer_mut(&mut self, layer: usize) -> (&mut [f32], &mut [f32]) {
-        let (keys, values) = self.head();
-        let layer = &mut self.memory[layer * self.heads * (keys + values)..][..self.heads * (keys + values)];
-        layer.split_at_mut(self.heads * keys)
+    /// Where the keys and the values of a layer are.
+    fn layer(&self, layer: usize) -> (Range<usize>, Range<usize>) {
+        let ((keys, values), heads) = (self.head(), self.shape.heads);
+        let first = layer * heads * (keys + values);
+        let middle = first + heads * keys;
+        (first..middle, middle..middle + heads * values)
     }
 
     /// Positions that every layer holds.
@@ -65,17 +99,24 @@ impl KvCache {
     }
 
     /// Appends the keys and values of some positions to a layer. `rows` is [positions, stride]: the keys of a row begin
-    /// at `key`, its values at `value`. The positions count once [`KvCache::advance`] is called.
-    pub(crate) fn append(&mut self, layer: usize, rows: &[f32], stride: usize, key: usize, value: usize) {
+    /// at `key`, and its values behind them. The positions count once [`KvCache::advance`] is called.
+    pub(crate) fn append(&mut self, isa: Isa, layer: usize, rows: &[f32], stride: usize, key: usize) {
         // Grows at the first layer, where no layer has positions that are not counted.
         self.reserve(self.len + rows.len() / stride);
-        let (first, d_kv, (key_head, value_head)) = (self.len, self.d_kv, self.head());
-        let (keys, values) = self.layer_mut(layer);
-        Keys::write(keys, key_head, first, &rows[key..], stride, d_kv);
+        let (first, CacheShape { heads, d_kv, .. }) = (self.len, self.shape);
+        let ((key_head, value_head), (keys, values)) = (self.head(), self.layer(layer));
         let width = padded(d_kv);
-        for (head, values) in values.chunks_exact_mut(value_head).enumerate() {
-            for (to, row) in values[first * width..].chunks_exact_mut(width).zip(rows.chunks_exact(stride)) {
-                to.copy_from_slice(&row[value + head * width..][..width]);
+        let value = heads * width;
+        match &mut self.memory {
+            Memory::F32(memory) => {
+                Keys::write(&mut memory[keys], key_head, first, &rows[key..], stride, d_kv);
+                let copy = |to: &mut [f32], from: &[f32]| to.copy_from_slice(from);
+                write_values(&mut memory[values], value_head, first, &rows[key + value..], (stride, width), copy);
+            }
+            Memory::F16(memory) => {
+                Keys::write_f16(isa, &mut memory[keys], key_head, first, &rows[key..], stride, d_kv);
+                let to_halves = |to: &mut [f16], from: &[f32]| narrow(isa, from, to);
+                write_values(&mut memory[values], value_head, first, &rows[key + value..], (stride, width), to_halves);
             }
         }
     }
@@ -95,24 +136,54 @@ impl KvCache {
         self.len = 0;
         self.reserve(other.len);
         self.len = other.len;
-        let (key_floats, value_floats) = (Keys::key_floats(other.len, other.d_kv), other.len * padded(other.d_kv));
-        let (to, from) = (self.head(), other.head());
-        for layer in 0..self.layers {
-            let (keys, values) = self.layer_mut(layer);
-            let (other_keys, other_values) = other.layer(layer);
-            for (to, from) in keys.chunks_exact_mut(to.0).zip(other_keys.chunks_exact(from.0)) {
-                to[..key_floats].copy_from_slice(&from[..key_floats]);
-            }
-            for (to, from) in values.chunks_exact_mut(to.1).zip(other_values.chunks_exact(from.1)) {
-                to[..value_floats].copy_from_slice(&from[..value_floats]);
+        let d_kv = self.shape.d_kv;
+        let used = (Keys::key_floats(other.len, d_kv), other.len * padded(d_kv));
+        for layer in 0..self.shape.layers {
+            let ((keys, values), (other_keys, other_values)) = (self.layer(layer), other.layer(layer));
+            let heads = [
+                (keys, self.head().0, other_keys, other.head().0, used.0),
+                (values, self.head().1, other_values, other.head().1, used.1),
+            ];
+            for (to, to_head, from, from_head, used) in heads {
+                match (&mut self.memory, &other.memory) {
+                    (Memory::F32(a), Memory::F32(b)) => copy(&mut a[to], to_head, &b[from], from_head, used),
+                    (Memory::F16(a), Memory::F16(b)) => copy(&mut a[to], to_head, &b[from], from_head, used),
+                    _ => unreachable!("caches of one model"),
+                }
             }
         }
     }
 
     /// What the queries of a layer look at: the positions counted, and `more` that were just appended.
     pub(crate) fn view(&self, layer: usize, more: usize) -> Keys<'_> {
-        let (keys, values) = self.layer(layer);
-        let (key_head, value_head) = self.head();
-        Keys { keys, key_head, values, value_head, value_stride: padded(self.d_kv), len: self.len + more }
+        let ((key_head, value_head), (keys, values)) = (self.head(), self.layer(layer));
+        let stored = match &self.memory {
+            Memory::F32(memory) => KeyStorage::F32(&memory[keys], &memory[values]),
+            Memory::F16(memory) => KeyStorage::F16(&memory[keys], &memory[values]),
+        };
+        Keys { stored, key_head, value_head, value_stride: padded(self.shape.d_kv), len: self.len + more }
+    }
+}
+
+/// Writes the values of positions `first..`: `rows` is [positions, stride], head h of a row begins at h * width.
+fn write_values<T>(
+    values: &mut [T],
+    value_head: usize,
+    first: usize,
+    rows: &[f32],
+    (stride, width): (usize, usize),
+    write: impl Fn(&mut [T], &[f32]),
+) {
+    for (head, values) in values.chunks_exact_mut(value_head).enumerate() {
+        for (to, row) in values[first * width..].chunks_exact_mut(width).zip(rows.chunks(stride)) {
+            write(to, &row[head * width..][..width]);
+        }
+    }
+}
+
+/// Copies what is used of each head.
+fn copy<T: Copy>(to: &mut [T], to_head: usize, from: &[T], from_head: usize, used: usize) {
+    for (to, from) in to.chunks_exact_mut(to_head).zip(from.chunks_exact(from_head)) {
+        to[..used].copy_from_slice(&from[..used]);
     }
 }

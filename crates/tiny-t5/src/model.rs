@@ -2,6 +2,7 @@
 
 use crate::cache::Cache;
 use crate::error::{Error, Result, one_line};
+use crate::kv_cache::CacheShape;
 use crate::lm_head::LmHead;
 use crate::options::{Dtype, Load};
 use crate::stack::{Block, CrossAttention, Exec, FeedForward, Shape, Stack};
@@ -156,6 +157,12 @@ impl Model {
     /// Whether drafts save time in steps of one sequence, and there have been enough searches to make them for.
     pub(crate) fn drafts_pay(&self) -> bool {
         self.steps_wait_for_memory && self.searches.fetch_add(1, Ordering::Relaxed) >= SEARCHES_BEFORE_DRAFTS
+    }
+
+    /// Of the keys and values of `decoder`, this model's or its draft.
+    pub(crate) fn cache_shape(&self, decoder: &Stack) -> CacheShape {
+        let Heads { heads, d_kv } = self.shape.heads;
+        CacheShape { layers: decoder.blocks.len(), heads, d_kv, half: self.dtype == Dtype::Int8 }
     }
 
     pub(crate) fn config(&self) -> &Config {

@@ -112,13 +112,17 @@ fn find(isa: Isa, p: Product<'_>, panels: &[u8], bounds: &[Bounds], leading: &mu
     }
 }
 
-/// Words of a rounded row: its high digits, 4 inputs a word, in whole chunks of 16, the step of its whole numbers and the norm of
-/// what is left.
+/// Steps of inputs, and scales of weights, from which products may leave f32: nothing is said of them.
+const LARGE_STEP: f32 = 1e20;
+const LARGE_SCALE: f32 = 1e6;
+
+/// Words of a rounded row: its high digits, 4 inputs a word, in whole chunks of 16, the step of these digits, and what the norm of a
+/// weight's row is multiplied with for the radius of its output.
 fn words(k: usize) -> usize {
     k.div_ceil(LANES) * CHUNK + 2
 }
 
-/// Rounds rows: a tile of M rows after the other, `[k / 16][M][4]` words, then M steps and M norms.
+/// Rounds rows: a tile of M rows after the other, `[k / 16][M][4]` words, then M steps and M radii.
 struct Round<'a> {
     p: &'a Product<'a>,
     out: &'a mut [u32],
@@ -139,7 +143,7 @@ impl Kernel for Round<'_> {
             for row in 0..together {
                 let x = &rows.next().unwrap_or_default()[..w.k];
                 let (scale, up) = scale_of(s, x, most(Digits::Two));
-                let mut squares = s.splat(0.0);
+                let (mut squares, mut highs) = (s.splat(0.0), s.splat(0.0));
                 let (registers, last) = x.as_chunks::<LANES>();
                 let mut padded = [0.0; LANES];
                 padded[..last.len()].copy_from_slice(last);
@@ -149,10 +153,15 @@ impl Kernel for Round<'_> {
                     let high = s.sub(s.mul_add(whole, s.splat(1.0 / 128.0), s.splat(ROUND)), s.splat(ROUND));
                     let left = s.mul_add(high, s.splat(-128.0), whole);
                     squares = s.mul_add(left, left, squares);
+                    highs = s.mul_add(high, high, highs);
                     store_digits(s, high, S::SIGNED, &mut chunk[row * CHUNK..]);
                 }
-                behind[row] = scale.to_bits();
-                behind[together + row] = (s.sum(squares).sqrt() * 1.0001).to_bits();
+                let step = if scale < LARGE_STEP { scale } else { f32::NAN };
+                // Roundings of an output and of its bounds are a few times 2^-24 of its size, at most the product of the norms.
+                let norm = s.sum(squares).sqrt() + 1e-6 * 128.0 * s.sum(highs).sqrt();
+                behind[row] = (128.0 * step).to_bits();
+                // Not zero, so that what may not be told stays so.
+                behind[together + row] = (norm * 1.0002 * step).max(1e-35).to_bits();
             }
         }
     }
@@ -211,10 +220,9 @@ impl Scan<'_> {
         }
         let k = self.p.w.k;
         let (fours, size) = (k.div_ceil(4), panel_bytes(k));
-        let (least, most) = (s.splat(f32::NEG_INFINITY), s.splat(f32::INFINITY));
-        let mut bounds = [[least; 2]; M];
+        let mut bounds = [[s.splat(f32::NEG_INFINITY); 2]; M];
         // SAFETY: a panel is `size` bytes: groups of 64, the sums, the scales and the norms; a tile of the inputs is M rows of
-        // `words`, the last two of each the steps and the norms.
+        // `words`, the last two of each the steps and the radii.
         unsafe {
             let x = self.inputs.as_ptr().add(row * words(k));
             let steps = x.add(M * (words(k) - 2)).cast::<f32>();
@@ -224,23 +232,24 @@ impl Scan<'_> {
                 let part = (row / M * GROUP + panel % GROUP) / P * (fours / CHUNK) * LINE;
                 let ahead = (M > 2).then(|| w.wrapping_add((GROUP - panel % GROUP) * size + part));
                 let sums = sums::<S, M, P, 1>(s, (x, w), size, 0..fours, ahead);
+                let (mut scales, mut norms) = ([s.splat(0.0); P], [s.splat(0.0); P]);
+                unrolled!(P of 4, p => {
+                    let behind = w.add(p * size + fours * 4 * LANES).cast::<f32>();
+                    let (scale, norm) = (s.load(behind.add(LANES)), s.load(behind.add(2 * LANES)));
+                    // What is too large, or not a number, can be the largest, for all that is known here.
+                    scales[p] = s.select_lt(scale, s.splat(LARGE_SCALE), scale, s.splat(0.0));
+                    norms[p] = s.select_lt(scale, s.splat(LARGE_SCALE), s.mul(scale, norm), s.splat(f32::INFINITY));
+                });
                 unrolled!(M, m => {
-                    let (step, left) = (s.splat(*steps.add(m)), s.splat(*steps.add(M + m)));
+                    let (step, radius) = (s.splat(*steps.add(m)), s.splat(*steps.add(M + m)));
                     unrolled!(P of 4, p => {
                         let behind = w.add(p * size + fours * 4 * LANES);
                         let dot = s.int_to_f32(s.int_signed(sums[m][p][0], behind.cast()));
-                        let scale = s.mul(s.load(behind.cast::<f32>().add(LANES)), step);
-                        let norm = s.load(behind.cast::<f32>().add(2 * LANES));
-                        let centre = s.mul(scale, s.mul(dot, s.splat(128.0)));
-                        // Roundings are a few times 2^-24 of the centre and of the radius, whose norms are rounded up by more.
-                        let size = s.max(centre, s.sub(s.splat(0.0), centre));
-                        let radius = s.mul_add(s.mul(scale, left), norm, s.splat(1e-30));
-                        let radius = s.mul_add(size, s.splat(1e-6), radius);
-                        let upper = s.add(centre, radius);
-                        // What is not a number can be the largest, for all that is known here.
-                        let upper = s.select_lt(upper, most, upper, most);
+                        let centre = s.mul(dot, s.mul(scales[p], step));
+                        let radius = s.mul_add(norms[p], radius, s.splat(1e-30));
+                        // A row whose step is not a number keeps no bounds: every group can have its largest.
                         bounds[m][0] = s.max(s.sub(centre, radius), bounds[m][0]);
-                        bounds[m][1] = s.max(upper, bounds[m][1]);
+                        bounds[m][1] = s.max(s.add(centre, radius), bounds[m][1]);
                     });
                 });
             }

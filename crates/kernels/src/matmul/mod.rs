@@ -11,5 +11,5 @@ pub(crate) use inputs::Rows;
 pub use int8::{Digits, Loss};
 pub use largest::{Leading, largest};
 pub use panels::{Panels, Storage, WeightType, pack_int8, pack_panel, unpack_panel, widen};
-pub(crate) use product::tile;
 pub use product::{Epilogue, Product, matmul};
+pub(crate) use product::{Weight, tile};

@@ -96,6 +96,14 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn store_f16(self, p: *mut u16, v: F) {
+        // SAFETY: the caller vouches for writing 16 values at `p`, the proof for the features.
+        unsafe {
+            _mm_storeu_si128(p.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v.0));
+            _mm_storeu_si128(p.add(8).cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v.1));
+        }
+    }
+    #[inline(always)]
     fn add(self, a: F, b: F) -> F {
         registers!((_mm256_add_ps(a.0, b.0), _mm256_add_ps(a.1, b.1)))
     }

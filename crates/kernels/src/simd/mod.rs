@@ -86,6 +86,10 @@ pub trait Simd: Copy {
     /// # Safety
     /// `p` is valid for writing 16 f32.
     unsafe fn store(self, p: *mut f32, v: Self::F);
+    /// Rounds to IEEE half precision, to nearest, ties to even.
+    /// # Safety
+    /// `p` is valid for writing 16 u16.
+    unsafe fn store_f16(self, p: *mut u16, v: Self::F);
     /// a + b
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     /// a - b

@@ -103,6 +103,12 @@ impl Simd for Portable {
         unsafe { p.cast::<[f32; LANES]>().write_unaligned(lanes(v)) }
     }
     #[inline(always)]
+    unsafe fn store_f16(self, p: *mut u16, v: F) {
+        let bits = lanes(v).map(|x| half::f16::from_f32_const(x).to_bits());
+        // SAFETY: the caller vouches for 16 writable u16; the write does not ask for alignment.
+        unsafe { p.cast::<[u16; LANES]>().write_unaligned(bits) }
+    }
+    #[inline(always)]
     fn add(self, a: F, b: F) -> F {
         each(a, b, |a, b| a + b)
     }

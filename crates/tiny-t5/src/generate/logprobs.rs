@@ -59,7 +59,7 @@ impl Search<'_> {
         mut each: impl FnMut(usize, usize, &mut [f32]),
     ) -> Result<()> {
         let start = self.settings.prompt[0];
-        let (layers, heads) = (self.decoder.blocks.len(), self.model.shape.heads);
+        let shape = self.model.cache_shape(self.decoder);
         let caches = &mut self.state.decoder.caches;
         if caches.len() < count.min(ROWS) {
             caches.resize_with(count.min(ROWS), KvCache::default);
@@ -75,7 +75,7 @@ impl Search<'_> {
                 let (source, ids) = get(next);
                 let cache = next % ROWS; // a call has no more sequences than rows
                 if position == 0 {
-                    self.state.decoder.caches[cache].reset(layers, heads.heads, heads.d_kv, ids.len().max(room));
+                    self.state.decoder.caches[cache].reset(shape, ids.len().max(room));
                 }
                 let first = self.state.ids.len();
                 let end = ids.len().min(position + ROWS - first);

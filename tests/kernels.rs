@@ -375,13 +375,13 @@ fn plain_scores(q: &[f32], keys: &[f32], d: usize, bias: impl Fn(usize) -> f32) 
 }
 
 #[test]
-fn narrow_rounds_to_the_nearest_half_and_stays_finite() {
+fn to_f16_rounds_to_the_nearest_and_stays_finite() {
     let mut x = numbers(8, 64);
     x[..8].copy_from_slice(&[0.0, -0.0, 65519.0, 65520.0, -1e30, f32::INFINITY, 6e-8, 2.0 + 1.0 / 1024.0]);
     let expected: Vec<u16> = x.iter().map(|x| f16::from_f32(x.clamp(-65504.0, 65504.0)).to_bits()).collect();
     on_every_isa(|isa| {
         let mut halves = vec![f16::ZERO; x.len()];
-        narrow(isa, &x, &mut halves);
+        to_f16(isa, &x, &mut halves);
         assert_eq!(halves.iter().map(|x| x.to_bits()).collect::<Vec<_>>(), expected, "{}", isa.name());
     });
 }
@@ -393,7 +393,7 @@ fn attention_over_halves_equals_that_over_the_same_numbers_in_f32() {
         let rows: Vec<f32> = numbers(3, 3 * len * width).iter().map(|x| x.sin()).collect();
         let (q, rest) = rows.split_at(len * width);
         let mut halves = vec![f16::ZERO; rest.len()];
-        narrow(Isa::best(), rest, &mut halves);
+        to_f16(Isa::best(), rest, &mut halves);
         let wide: Vec<f32> = halves.iter().map(|x| x.to_f32()).collect();
         let key_head = Keys::key_floats(len, d_kv);
         let (mut keys, mut narrow_keys) = (vec![0.0; heads * key_head], vec![f16::ZERO; heads * key_head]);

@@ -4,6 +4,7 @@ use crate::args::{ModelArgs, Width};
 use crate::failure::Failure;
 use crate::output::{Output, rounded};
 use clap::ValueEnum;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -26,7 +27,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "VARIANT", conflicts_with = "dtype")]
     variant: Option<Variant>,
     /// How tokens are guessed and then checked, which changes no id: auto, off, copy or draft
-    #[arg(long, value_name = "HOW", value_parser = speculation, default_value = "auto")]
+    #[arg(long, value_name = "HOW", value_parser = speculation(), hide_possible_values = true, default_value = "auto")]
     speculation: Speculation,
     /// Load, generate once, print {"ids": ...} and exit
     #[arg(long)]
@@ -47,8 +48,10 @@ enum Variant {
     Int8,
 }
 
-fn speculation(how: &str) -> Result<Speculation, String> {
-    serde_json::from_value(how.into()).map_err(|_| "expected auto, off, copy or draft".into())
+/// The words are for completion, too.
+fn speculation() -> impl TypedValueParser<Value = Speculation> {
+    let words = PossibleValuesParser::new(["auto", "off", "copy", "draft"]);
+    words.try_map(|how| serde_json::from_value::<Speculation>(how.into()))
 }
 
 /// The work that is measured.

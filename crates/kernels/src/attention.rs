@@ -11,7 +11,7 @@
 //! positions, values row-major. A causal query is computed alone, over exactly its own keys, so that prefill, cached steps
 //! and verification of several tokens give the same bits.
 
-use crate::elementwise::narrow;
+use crate::elementwise::to_f16;
 use crate::matmul::{Rows, Weight, tile};
 use crate::region::Team;
 use crate::simd::{Isa, Kernel, LANES, Simd, padded, unrolled};
@@ -41,7 +41,7 @@ pub struct Keys<'a> {
 pub enum KeyStorage<'a> {
     /// f32
     F32(&'a [f32], &'a [f32]),
-    /// IEEE half precision: half the bytes, which many sequences together wait for. Not exact, see [`crate::narrow`].
+    /// IEEE half precision: half the bytes, which many sequences together wait for. Not exact, see [`crate::to_f16`].
     F16(&'a [f16], &'a [f16]),
 }
 
@@ -78,7 +78,7 @@ impl Keys<'_> {
         }
     }
 
-    /// [`Keys::write`] in half precision, rounded as [`crate::narrow`] does. Where the first position of a panel is among them, nothing
+    /// [`Keys::write`] in half precision, rounded as [`crate::to_f16`] does. Where the first position of a panel is among them, nothing
     /// may stand in that panel yet.
     ///
     /// # Panics
@@ -102,12 +102,12 @@ impl Keys<'_> {
                         let mut wide = [[0.0; LANES]; LANES];
                         let wide = &mut wide[..steps.len()];
                         write_lanes(wide, 0, rows, stride, steps.len());
-                        narrow(isa, wide.as_flattened(), steps.as_flattened_mut());
+                        to_f16(isa, wide.as_flattened(), steps.as_flattened_mut());
                         continue;
                     }
                     for (lane, row) in (part.lane..).zip(rows.chunks(stride)) {
                         let mut key = [f16::ZERO; LANES];
-                        narrow(isa, &row[..LANES], &mut key);
+                        to_f16(isa, &row[..LANES], &mut key);
                         steps.iter_mut().zip(key).for_each(|(step, x)| step[lane] = x);
                     }
                 }

@@ -72,12 +72,12 @@ pub fn gate_rows(isa: Isa, team: &Team, activation: Activation, hidden: &[f32], 
     });
 }
 
-struct Narrow<'a> {
+struct ToF16<'a> {
     x: &'a [f32],
     to: &'a mut [f16],
 }
 
-impl Kernel for Narrow<'_> {
+impl Kernel for ToF16<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -94,9 +94,9 @@ impl Kernel for Narrow<'_> {
 ///
 /// # Panics
 /// Where they are not.
-pub fn narrow(isa: Isa, x: &[f32], to: &mut [f16]) {
+pub fn to_f16(isa: Isa, x: &[f32], to: &mut [f16]) {
     assert!(x.len().is_multiple_of(LANES) && x.len() == to.len());
-    isa.run(Narrow { x, to });
+    isa.run(ToF16 { x, to });
 }
 
 struct Narrows<'a>(&'a [[u8; 4]]);

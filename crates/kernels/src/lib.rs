@@ -36,7 +36,7 @@ pub use arena::Arena;
 pub use attention::{Attention, Bias, Heads, KeyStorage, Keys, attention};
 pub use chains::chains;
 pub use compact::expand;
-pub use elementwise::{activate_rows, gate_rows, narrow, narrows};
+pub use elementwise::{activate_rows, gate_rows, narrows, to_f16};
 pub use math::ln;
 pub use matmul::{
     Digits, Epilogue, Leading, Loss, Panels, Product, Storage, WeightType, largest, matmul, pack_int8, pack_panel,

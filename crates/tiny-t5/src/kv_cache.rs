@@ -2,7 +2,7 @@
 
 use half::f16;
 use std::ops::Range;
-use tiny_t5_kernels::{Isa, KeyStorage, Keys, LANES, narrow, padded};
+use tiny_t5_kernels::{Isa, KeyStorage, Keys, LANES, padded, to_f16};
 
 /// What all caches of a model share.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -115,7 +115,7 @@ impl KvCache {
             }
             Memory::F16(memory) => {
                 Keys::write_f16(isa, &mut memory[keys], key_head, first, &rows[key..], stride, d_kv);
-                let to_halves = |to: &mut [f16], from: &[f32]| narrow(isa, from, to);
+                let to_halves = |to: &mut [f16], from: &[f32]| to_f16(isa, from, to);
                 write_values(&mut memory[values], value_head, first, &rows[key + value..], (stride, width), to_halves);
             }
         }

@@ -18,7 +18,8 @@ pub enum Dtype {
     Bf16,
     /// Weights rounded to f16, but for matrices with numbers that f16 does not reach.
     F16,
-    /// Weights quantised to 8 bits with a scale a row, inputs of products too: the fastest, and not exact. README says what it costs.
+    /// Weights quantised to 8 bits with a scale a row, inputs of products too, the decoder's keys and values in half precision: the
+    /// fastest, and not exact. README says what it costs.
     /// Matrices that would lose too much are kept at 16 bits, the rest of the model at the checkpoint's precision.
     Int8,
 }

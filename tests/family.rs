@@ -179,6 +179,7 @@ fn decoded_token_reads_the_decoder_without_the_cross_k_v_and_the_output_matrix()
     // Keys and values of 10 source tokens and of the token itself.
     assert_eq!(token.cached, 4 * 2 * 256 * 11);
     assert_eq!(token.bytes(2), 2 * token.weights + 4 * token.cached);
+    assert_eq!(token.bytes(1), token.weights + 2 * token.cached);
     assert_eq!(token.intensity(2), token.flops as f64 / token.bytes(2) as f64);
     // The mean over the target; a target of nothing has no mean.
     assert_eq!(shape.decoded_token(10, 3).cached, 4 * 2 * 256 * 12);

@@ -388,7 +388,7 @@ fn to_f16_rounds_to_the_nearest_and_stays_finite() {
 
 #[test]
 fn attention_over_halves_equals_that_over_the_same_numbers_in_f32() {
-    for (heads, d_kv, len, causal) in [(1, 1, 1, false), (3, 7, 5, true), (2, 16, 17, false), (4, 64, 70, true)] {
+    for (heads, d_kv, len, causal) in [(1, 1, 1, false), (3, 7, 5, true), (2, 40, 37, false), (4, 64, 70, true)] {
         let width = heads * padded(d_kv);
         let rows: Vec<f32> = numbers(3, 3 * len * width).iter().map(|x| x.sin()).collect();
         let (q, rest) = rows.split_at(len * width);
@@ -396,7 +396,7 @@ fn attention_over_halves_equals_that_over_the_same_numbers_in_f32() {
         to_f16(Isa::best(), rest, &mut halves);
         let wide: Vec<f32> = halves.iter().map(|x| x.to_f32()).collect();
         let key_head = Keys::key_floats(len, d_kv);
-        let (mut keys, mut narrow_keys) = (vec![0.0; heads * key_head], vec![f16::ZERO; heads * key_head]);
+        let (mut keys, mut narrow_keys) = (vec![0.0; heads * key_head], vec![f16::NAN; heads * key_head]);
         Keys::write(&mut keys, key_head, 0, &wide[..len * width], width, d_kv);
         // In two parts, as a decoder appends them.
         let cut = len / 3 * width;

@@ -1,14 +1,22 @@
 //! The decoder as a caller's own search sees it: the bits of the calls above it, and errors for what it cannot take.
 
-use tiny_t5::{Load, T5};
+use tiny_t5::{Dtype, Load, T5};
 
 fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|x| x.to_bits()).collect()
 }
 
+/// The embedded model with keys and values in f32, and in half precision.
+fn models() -> [T5; 2] {
+    [Dtype::Auto, Dtype::Int8].map(|dtype| T5::embedded(&Load { dtype, ..Load::default() }).unwrap())
+}
+
 #[test]
 fn pushes_of_any_cut_give_the_bits_of_logits() {
-    let t5 = T5::embedded(&Load::default()).unwrap();
+    models().iter().for_each(pushes_of_any_cut_are_the_same);
+}
+
+fn pushes_of_any_cut_are_the_same(t5: &T5) {
     let target: Vec<u32> = (0..150).map(|i| 3 + i * 7 % 40).collect();
     let expected = bits(&t5.logits("photosynthesis", &target).unwrap().values);
     let encoding = t5.encode("photosynthesis").unwrap();
@@ -23,13 +31,24 @@ fn pushes_of_any_cut_give_the_bits_of_logits() {
             found.extend(bits(&decoder.logits().unwrap().values));
         }
         assert!(found == expected, "pushes of {cut}");
+        // Back to every place of a panel of keys, over what stands there.
+        for len in [33, 32, 31, 17, 16, 1] {
+            decoder.truncate(len);
+            decoder.push(&ids[len..len + 20]).unwrap();
+            let row = expected.len() / ids.len();
+            let from_there = &expected[len * row..(len + 20) * row];
+            assert!(bits(&decoder.logits().unwrap().values) == from_there, "again from {len}, pushes of {cut}");
+        }
     }
 }
 
 /// Back to an earlier place, and from one place two ways; other calls of the model between.
 #[test]
 fn truncated_and_cloned_decoders_go_on_as_new_ones() {
-    let t5 = T5::embedded(&Load::default()).unwrap().with_threads(1);
+    models().map(|t5| t5.with_threads(1)).iter().for_each(truncated_and_cloned_go_on);
+}
+
+fn truncated_and_cloned_go_on(t5: &T5) {
     let start = t5.config().decoder_start_token_id;
     let last = |ids: &[u32]| {
         let mut decoder = t5.decoder(&t5.encode("hello").unwrap()).unwrap();

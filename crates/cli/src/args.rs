@@ -84,7 +84,7 @@ pub(crate) enum Width {
     Bf16,
     /// Rounded to f16
     F16,
-    /// Weights of 8 bits, and inputs of products: the fastest, not exact
+    /// Weights of 8 bits, and inputs of products; keys and values in f16: the fastest, not exact
     Int8,
 }
 

@@ -44,7 +44,7 @@ enum Variant {
     Bf16,
     /// Weights rounded to f16, computing in f32
     F16,
-    /// Weights of 8 bits, and inputs of products
+    /// Weights of 8 bits, and inputs of products; keys and values in f16
     Int8,
 }
 
@@ -139,7 +139,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         }
     };
     let workload = Workload::read(&args.workload)?;
-    let t5 = args.model.open_as(width, args.one_shot)?;
+    let t5 = args.model.open_as(width, args.one_shot && workload.input_ids.len() == 1)?;
     let mut out = Output::new();
     if args.one_shot {
         let run = workload.run(&t5, args.speculation)?;

@@ -137,7 +137,7 @@ pub struct DecodedToken {
     pub flops: u64,
     /// Weights that are read.
     pub weights: u64,
-    /// Numbers of cached keys and values that are read, 4 bytes each.
+    /// Numbers of cached keys and values that are read: 4 bytes each, 2 beside weights of 1 byte.
     pub cached: u64,
 }
 
@@ -167,7 +167,8 @@ impl DecodedToken {
     /// Bytes that are read, with weights of `bytes_each`.
     #[must_use]
     pub fn bytes(&self, bytes_each: u64) -> u64 {
-        self.weights.saturating_mul(bytes_each).saturating_add(self.cached.saturating_mul(4))
+        let cached_each = if bytes_each == 1 { 2 } else { 4 };
+        self.weights.saturating_mul(bytes_each).saturating_add(self.cached.saturating_mul(cached_each))
     }
 
     /// Floating-point operations a byte; 0 where there are none.

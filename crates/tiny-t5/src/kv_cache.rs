@@ -1,5 +1,6 @@
 //! Keys and values of attention, in the kernels' layout.
 
+use crate::options::Dtype;
 use half::f16;
 use std::ops::Range;
 use tiny_t5_kernels::{Isa, KeyStorage, Keys, LANES, padded, to_f16};
@@ -10,9 +11,16 @@ pub(crate) struct CacheShape {
     pub(crate) layers: usize,
     pub(crate) heads: usize,
     pub(crate) d_kv: usize,
-    /// In half precision, where weights are int8: many sequences together wait for their keys and values, and what rounding them
-    /// changes is little beside what rounding the weights does.
+    /// In half precision.
     pub(crate) half: bool,
+}
+
+impl CacheShape {
+    /// Whether caches are in half precision where weights are kept so. With int8: many sequences together wait for their keys and
+    /// values, and what rounding these changes is little beside what rounding the weights does.
+    pub(crate) fn is_half(dtype: Dtype) -> bool {
+        dtype == Dtype::Int8
+    }
 }
 
 /// Keys and values of one sequence, for every layer of the decoder: of what it has generated (self-attention), or of

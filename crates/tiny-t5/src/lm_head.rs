@@ -273,6 +273,8 @@ impl LmHead {
             });
             tensor.release(row_bytes * LANES * part * i, row_bytes * LANES * panels.len());
         }
+        // What came again with the beginning of the next part.
+        tensor.release(0, tensor.bytes.len());
         holds.into_inner()
     }
 

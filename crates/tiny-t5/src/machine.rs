@@ -2,6 +2,7 @@
 //! measured times are held against.
 
 use crate::error::{Error, Result};
+use crate::kv_cache::CacheShape;
 use crate::lm_head::LmHead;
 use crate::options::Dtype;
 use crate::t5::T5;
@@ -134,7 +135,11 @@ impl StepBytes {
             false => n(config.vocab_size) * n(config.d_model) * width,
         };
         let positions = source + target.div_ceil(2);
-        StepBytes { weights: blocks * block * width, head, cached: blocks * 2 * positions * inner * 4 }
+        StepBytes {
+            weights: blocks * block * width,
+            head,
+            cached: blocks * 2 * positions * inner * cached_bytes(dtype),
+        }
     }
 
     /// All of them.
@@ -159,6 +164,11 @@ pub(crate) fn weight_bytes(dtype: Dtype) -> u64 {
         Dtype::Bf16 | Dtype::F16 => 2,
         Dtype::Int8 => 1,
     }
+}
+
+/// Bytes of a cached key or value, where weights are kept so.
+fn cached_bytes(dtype: Dtype) -> u64 {
+    if CacheShape::is_half(dtype) { 2 } else { 4 }
 }
 
 fn seconds(call: impl FnOnce()) -> f64 {

@@ -87,13 +87,10 @@ impl Model {
             Some(dir) => Cache::open(dir, &checkpoint, dtype, team)?,
             None => None,
         };
-        let in_place = load.in_place && cache.is_none();
         let config = checkpoint.config().clone();
         let mut reader = Reader { checkpoint: &checkpoint, config: &config, dtype, used: BTreeSet::new() };
         let mut plan = Plan::new(isa, dtype, &checkpoint, cache.as_ref().map(|cache| (cache, "layers")), team);
-        if in_place {
-            plan.leave_in_place();
-        }
+        plan.in_place = load.in_place && cache.is_none();
         let shape = Shape {
             d_model: config.d_model,
             heads: Heads { heads: config.num_heads, d_kv: config.d_kv },
@@ -111,7 +108,7 @@ impl Model {
         let unused = reader.unused();
         let packed = plan.pack(team)?;
         let output = if let Head::Lm(head) = &head { head.name } else { embedding };
-        if !in_place {
+        if packed.is_packed() {
             checkpoint.keep(&[embedding, output]);
         }
         let scaled = config.scale_decoder_outputs && matches!(head, Head::Lm(_));
@@ -162,7 +159,7 @@ impl Model {
     /// Of the keys and values of `decoder`, this model's or its draft.
     pub(crate) fn cache_shape(&self, decoder: &Stack) -> CacheShape {
         let Heads { heads, d_kv } = self.shape.heads;
-        CacheShape { layers: decoder.blocks.len(), heads, d_kv, half: self.dtype == Dtype::Int8 }
+        CacheShape { layers: decoder.blocks.len(), heads, d_kv, half: CacheShape::is_half(self.dtype) }
     }
 
     pub(crate) fn config(&self) -> &Config {

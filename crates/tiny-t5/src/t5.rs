@@ -352,7 +352,7 @@ impl T5 {
         self.inner.load_ms
     }
 
-    /// Bytes of packed weights in memory; the embedding stays in its file's mapping.
+    /// Bytes of packed weights in memory; the embedding stays in its file's mapping, and so do weights in place ([`Load::in_place`]).
     #[must_use]
     pub fn packed_bytes(&self) -> usize {
         self.inner.model.packed.bytes()

@@ -106,8 +106,10 @@ pub(crate) struct Plan<'a> {
     checkpoint: &'a Checkpoint,
     planned: Vec<Planned<'a>>,
     bytes: usize,
-    /// Matrices that stay where they are, if that is wanted.
-    in_place: Option<Vec<Tensors>>,
+    /// Matrices that a source passes through once stay where they are, if they can.
+    pub(crate) in_place: bool,
+    /// Those that stay.
+    left: Vec<Tensors>,
     /// Of the matrices to come: a source passes through them once, all its tokens together. Where they are int8, inputs have one digit.
     pub(crate) once: bool,
     /// The cache, the entry's name, and the entry if there is one.
@@ -125,12 +127,18 @@ impl<'a> Plan<'a> {
         team: &Team,
     ) -> Plan<'a> {
         let kept = cache.and_then(|(cache, what)| cache.get(what, team));
-        Plan { isa, dtype, checkpoint, planned: Vec::new(), bytes: 0, in_place: None, once: false, cache, kept }
-    }
-
-    /// Matrices that a source passes through once stay where they are, if they can.
-    pub(crate) fn leave_in_place(&mut self) {
-        self.in_place = Some(Vec::new());
+        Plan {
+            isa,
+            dtype,
+            checkpoint,
+            planned: Vec::new(),
+            bytes: 0,
+            in_place: false,
+            left: Vec::new(),
+            once: false,
+            cache,
+            kept,
+        }
     }
 
     /// Of the inputs of the next matrix, where it is int8.
@@ -159,9 +167,8 @@ impl<'a> Plan<'a> {
         let n = parts.iter().map(|p| p.rows).sum();
         let k = column_heads.map_or(parts[0].tensor.shape[1], Heads::width);
         if let Some(tensors) = self.as_it_lies(&parts, n, k) {
-            let in_place = self.in_place.get_or_insert_default();
-            in_place.push(tensors);
-            return Matrix { n, k, kind: WeightType::F32, place: Place::Checkpoint(in_place.len() - 1) };
+            self.left.push(tensors);
+            return Matrix { n, k, kind: WeightType::F32, place: Place::Checkpoint(self.left.len() - 1) };
         }
         let kind = self.kept_kind(n, k).unwrap_or_else(|| {
             let kind = self.width_of(&parts);
@@ -180,7 +187,7 @@ impl<'a> Plan<'a> {
     fn as_it_lies(&self, parts: &[Part<'_>], n: usize, k: usize) -> Option<Tensors> {
         let exact = matches!(self.dtype, Dtype::Auto | Dtype::F32);
         let weights: usize = parts.iter().map(|part| part.tensor.shape.iter().product::<usize>()).sum();
-        if self.in_place.is_none() || !self.once || !exact || weights != n * k || weights == 0 {
+        if !self.in_place || !self.once || !exact || weights != n * k || weights == 0 {
             return None;
         }
         let mut tensors = Tensors::default();
@@ -260,7 +267,7 @@ impl<'a> Plan<'a> {
         let memory = |source| Error::Memory { what: "packed weights", bytes, source };
         let matrices = self.planned.iter().map(|planned| planned.matrix);
         let notes: Vec<u8> = matrices.flat_map(|m| note_of(m.n, m.k, m.kind)).collect();
-        let in_place = self.in_place.take().unwrap_or_default();
+        let in_place = std::mem::take(&mut self.left);
         if let Some(kept) = self.kept.take().filter(|kept| kept.notes() == notes && kept.data().len() == bytes) {
             return Ok(Packed { block: Block::kept(kept).map_err(memory)?, in_place });
         }
@@ -433,6 +440,11 @@ impl Packed {
         self.block.bytes().len()
     }
 
+    /// Whether all matrices are packed, and none is read in the checkpoint.
+    pub(crate) fn is_packed(&self) -> bool {
+        self.in_place.is_empty()
+    }
+
     /// A copy of some matrices at 8 bits; each becomes the matrix of the copy.
     pub(crate) fn at_8_bits(&self, matrices: &mut [&mut Matrix], isa: Isa, team: &Team) -> Result<Packed> {
         let mut bytes = 0;
@@ -448,33 +460,20 @@ impl Packed {
         for (from, to) in matrices.iter().zip(&narrowed) {
             let (whole, after) = rest.split_at_mut(to.bytes().next_multiple_of(64));
             rest = after;
-            let panels = whole[..to.bytes()].chunks_exact_mut(to.kind.panel_bytes(to.k).max(1));
-            jobs.extend(panels.enumerate().map(|(i, narrow)| (**from, i, narrow)));
+            let Place::Packed(at) = from.place else { unreachable!("what a step reads is packed") };
+            let from_panels = self.packed(at, from).chunks_exact(from.kind.panel_bytes(from.k).max(1));
+            let to_panels = whole[..to.bytes()].chunks_exact_mut(to.kind.panel_bytes(to.k).max(1));
+            jobs.extend(from_panels.zip(to_panels).map(|(wide, narrow)| (from.kind, from.k, wide, narrow)));
         }
         team.chunks_mut(&mut jobs, 8, |_, jobs| {
-            for (matrix, panel, narrow) in jobs {
-                let mut rows = vec![0f32; LANES * matrix.k];
-                self.unpack(matrix, *panel, &mut rows);
-                let rows = std::array::from_fn(|lane| Some(&rows[lane * matrix.k..][..matrix.k]));
-                pack_int8(isa, &rows, matrix.k, narrow);
+            for (kind, k, wide, narrow) in jobs {
+                let mut rows = vec![0f32; LANES * *k];
+                unpack_panel(*kind, wide, &mut rows);
+                pack_int8(isa, &std::array::from_fn(|lane| Some(&rows[lane * *k..][..*k])), *k, narrow);
             }
         });
         matrices.iter_mut().zip(narrowed).for_each(|(matrix, narrow)| **matrix = narrow);
         Ok(Packed { block: Block::Made(arena), in_place: Vec::new() })
-    }
-
-    /// The 16 rows `[k]` of a panel.
-    fn unpack(&self, m: &Matrix, panel: usize, rows: &mut [f32]) {
-        match m.place {
-            Place::Packed(at) => {
-                let size = m.kind.panel_bytes(m.k);
-                unpack_panel(m.kind, &self.packed(at, m)[panel * size..][..size], rows);
-            }
-            Place::Checkpoint(entry) => {
-                let stored = self.rows(entry).into_iter().flat_map(|tensor| tensor.chunks_exact(rows.len())).nth(panel);
-                rows.copy_from_slice(stored.expect("a matrix has as many panels as its copy"));
-            }
-        }
     }
 }
 

@@ -158,10 +158,10 @@ impl Kernel for Round<'_> {
                 }
                 let step = if scale < LARGE_STEP { scale } else { f32::NAN };
                 // Roundings of an output and of its bounds are a few times 2^-24 of its size, at most the product of the norms.
-                let norm = s.sum(squares).sqrt() + 1e-6 * 128.0 * s.sum(highs).sqrt();
+                let reach = s.sum(squares).sqrt() + 1e-6 * 128.0 * s.sum(highs).sqrt();
                 behind[row] = (128.0 * step).to_bits();
-                // Not zero, so that what may not be told stays so.
-                behind[together + row] = (norm * 1.0002 * step).max(1e-35).to_bits();
+                // Above zero, which times infinity would be no number. Where the step is none, the centre of every bound is none.
+                behind[together + row] = (reach * 1.0002 * step).max(1e-35).to_bits();
             }
         }
     }

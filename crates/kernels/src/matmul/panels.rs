@@ -62,7 +62,7 @@ pub enum Storage<'a> {
     Rows([&'a [f32]; 3]),
 }
 
-/// A packed matrix [n, k], `[n / 16][k][16]`.
+/// A matrix [n, k], packed as `[n / 16][k][16]`, or in rows: [`Storage::Rows`].
 #[derive(Clone, Copy, Debug)]
 pub struct Panels<'a> {
     pub(super) n: usize,
@@ -77,10 +77,10 @@ impl<'a> Panels<'a> {
         padded(n) * k
     }
 
-    /// A view of packed weights.
+    /// A view of weights.
     ///
     /// # Panics
-    /// Where `data` does not hold [`Panels::len`] weights, or of int8 a panel's bytes for each 16 outputs.
+    /// Where `data` does not hold [`Panels::len`] weights, or of int8 a panel's bytes for each 16 outputs, or of rows whole panels of one input or more.
     #[must_use]
     pub fn new(n: usize, k: usize, data: Storage<'a>) -> Panels<'a> {
         let (len, expected) = match data {
@@ -95,7 +95,7 @@ impl<'a> Panels<'a> {
                 (parts.iter().map(|part| part.len()).sum(), Self::len(n, k))
             }
         };
-        assert_eq!(len, expected, "packed weights of a matrix [{n}, {k}]");
+        assert_eq!(len, expected, "weights of a matrix [{n}, {k}]");
         Panels { n, k, data }
     }
 
@@ -141,7 +141,7 @@ impl<'a> Panels<'a> {
 /// `rows` are little-endian and `[k]` each, at any alignment; `panel` is `[k][16]`, aligned for its weights.
 ///
 /// # Panics
-/// Where the lengths do not fit together, `panel` is not aligned, or a type is int8: see [`pack_int8`].
+/// Where the lengths do not fit together, `panel` is not aligned (f32 that stay f32 need not be), or a type is int8: see [`pack_int8`].
 pub fn pack_panel(isa: Isa, from: WeightType, rows: &[Option<&[u8]>; LANES], to: WeightType, panel: &mut [u8]) {
     match (from, to) {
         (WeightType::F32, WeightType::F32) if rows.iter().all(Option::is_some) => {

@@ -206,17 +206,23 @@ fn blocks(isa: Isa, team: &Team, whole: Block<'_>) {
     let (m, w, panels) = (whole.p.m, whole.p.w, whole.panels.len());
     let row_block = (BLOCK_FLOATS / w.k.max(1)).clamp(48, 1024) / inputs::ROWS * inputs::ROWS;
     let row_blocks = m.div_ceil(row_block);
+    let run = |part: Block<'_>| match w.data {
+        // All rows pass while panels are turned.
+        Storage::Rows(parts) => in_place::run(isa, part, &parts, row_blocks),
+        _ => isa.run(part),
+    };
+    let row_chunks = if matches!(w.data, Storage::Rows(_)) { 1 } else { row_blocks };
     if team.threads() == 1 || m * panels * LANES * w.k < PARALLEL {
-        for i in 0..row_blocks {
-            whole.part(i, row_blocks, 0, 1).run_on(isa);
+        for i in 0..row_chunks {
+            run(whole.part(i, row_chunks, 0, 1));
         }
         return;
     }
     // Enough chunks that a late or slow worker leaves little to wait for, of at least 4 panels each.
     let panel_chunks =
-        (4 * team.threads()).div_ceil(row_blocks).min(panels.div_ceil(4)).clamp(1, MAX_CHUNKS / row_blocks.max(1));
-    team.run(row_blocks * panel_chunks, |_, chunk| {
-        whole.part(chunk / panel_chunks, row_blocks, chunk % panel_chunks, panel_chunks).run_on(isa);
+        (4 * team.threads()).div_ceil(row_chunks).min(panels.div_ceil(4)).clamp(1, MAX_CHUNKS / row_chunks.max(1));
+    team.run(row_chunks * panel_chunks, |_, chunk| {
+        run(whole.part(chunk / panel_chunks, row_chunks, chunk % panel_chunks, panel_chunks));
     });
 }
 
@@ -246,13 +252,6 @@ pub(super) struct Block<'a> {
 }
 
 impl<'a> Block<'a> {
-    fn run_on(self, isa: Isa) {
-        match self.p.w.data {
-            Storage::Rows(parts) => in_place::run(isa, self, &parts),
-            _ => isa.run(self),
-        }
-    }
-
     /// The panels from `first` on, which `w` holds.
     pub(super) fn of_panels<'b>(&'b self, first: usize, w: Panels<'b>) -> Block<'b> {
         let out = Out { to: self.out.to.wrapping_add(first * LANES), ..self.out };
@@ -260,7 +259,7 @@ impl<'a> Block<'a> {
     }
 
     /// Part (i, j) of `rows` by `panels` parts; the parts are disjoint and together the whole.
-    fn part(&self, i: usize, rows: usize, j: usize, panels: usize) -> Self {
+    pub(super) fn part(&self, i: usize, rows: usize, j: usize, panels: usize) -> Self {
         // Panels are dealt out in fours, so that a matrix-vector product runs whole groups.
         let fours = self.panels.len().div_ceil(4);
         let tiles = self.rows.end.div_ceil(inputs::ROWS);
@@ -282,7 +281,7 @@ impl Kernel for Block<'_> {
             Storage::Bf16(w) => block(s, &self, w),
             Storage::F16(w) => block(s, &self, w),
             Storage::I16(w) => block(s, &self, w),
-            Storage::Int8(..) | Storage::Rows(..) => {} // `matmul` and `run_on` send them elsewhere
+            Storage::Int8(..) | Storage::Rows(..) => {} // `matmul` and `blocks` send them elsewhere
         }
     }
 }

@@ -116,9 +116,16 @@ pub(crate) fn decode(
             exec.norm(shape, x, &block.attention_norm, normed);
             let qkv = room(projected, rows * 3 * inner);
             exec.product(normed, rows, packed.panels(&block.qkv), Epilogue::Store, qkv);
-            for feed in feeds {
+            let append = |cache: &mut KvCache, feed: &Feed| {
                 let new = &qkv[feed.rows.start * 3 * inner..feed.rows.end * 3 * inner];
-                caches[feed.cache].append(exec.isa, i, new, 3 * inner, inner);
+                cache.append(exec.isa, i, new, 3 * inner, inner);
+            };
+            match feeds {
+                [feed] => append(&mut caches[feed.cache], feed),
+                // Each waits for memory that no cache of a core holds: on all threads.
+                _ => exec.team.chunks_mut(caches, 1, |cache, caches| {
+                    feeds.iter().filter(|feed| feed.cache == cache).for_each(|feed| append(&mut caches[0], feed));
+                }),
             }
             let table = bias.of(i);
             let sequence = |f: usize| {

@@ -25,8 +25,7 @@ mod scan;
 pub use scan::{Bounds, Screen};
 
 use crate::simd::{Isa, Kernel, LANES, Simd, padded};
-use crate::turn::turn;
-use std::cell::Cell;
+use crate::turn::{ROWS, turn};
 
 /// Inputs up to which the sum of 127 * 8191 * k products fits an i32.
 pub const SCREEN_MAX_K: usize = 2048;
@@ -110,11 +109,6 @@ pub fn pack_screen(isa: Isa, rows: &[Option<&[f32]>; LANES], scales: &ColumnScal
     isa.run(PackScreen { rows, scales, panel })
 }
 
-thread_local! {
-    /// 16 quantised rows, kept from panel to panel.
-    static QUANTISED: Cell<Vec<[i8; LANES]>> = const { Cell::new(Vec::new()) };
-}
-
 struct PackScreen<'a> {
     rows: &'a [Option<&'a [f32]>; LANES],
     scales: &'a ColumnScales,
@@ -127,7 +121,7 @@ impl Kernel for PackScreen<'_> {
     fn run<S: Simd>(self, s: S) -> bool {
         let (weights, bounds) = self.panel.split_at_mut(self.panel.len() - BOUNDS);
         let stride = padded(self.scales.k) / LANES;
-        let mut quantised = QUANTISED.take();
+        let mut quantised = ROWS.take();
         quantised.resize(LANES * stride, [0; LANES]);
         let mut holds = true;
         for (lane, (row, quantised)) in self.rows.iter().zip(quantised.chunks_exact_mut(stride)).enumerate() {
@@ -148,7 +142,7 @@ impl Kernel for PackScreen<'_> {
         let bytes: &[u8] = bytemuck::cast_slice(&quantised);
         let row = weights.len() / LANES;
         turn(s, &std::array::from_fn(|lane| &bytes[lane * stride * LANES..][..row]), weights);
-        QUANTISED.set(quantised);
+        ROWS.set(quantised);
         holds
     }
 }

@@ -1,6 +1,12 @@
 //! Sixteen rows turned into steps of sixteen lanes: what packing is, but for arithmetic.
 
 use crate::simd::{LANES, Simd, unrolled};
+use std::cell::Cell;
+
+thread_local! {
+    /// 16 rows of bytes that are to be turned, kept from panel to panel.
+    pub(crate) static ROWS: Cell<Vec<[i8; LANES]>> = const { Cell::new(Vec::new()) };
+}
 
 /// Bytes of a word.
 const WORD: usize = 4;

@@ -372,6 +372,10 @@ impl Planned<'_> {
 
 /// Packs rows of stored weights into a panel of int8.
 fn quantise(isa: Isa, from: WeightType, rows: &[Option<&[u8]>; LANES], k: usize, to: &mut [u8]) -> Loss {
+    let lying = rows.map(|row| row.and_then(|row| bytemuck::try_cast_slice(row).ok()));
+    if from == WeightType::F32 && lying.iter().zip(rows).all(|(lying, row)| lying.is_some() == row.is_some()) {
+        return pack_int8(isa, &lying, k, to);
+    }
     let mut wide = vec![0f32; LANES * k];
     for (row, wide) in rows.iter().zip(wide.chunks_exact_mut(k.max(1))) {
         if let Some(row) = row {

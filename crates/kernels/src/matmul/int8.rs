@@ -19,7 +19,8 @@
 
 use super::product::{Epilogue, Product};
 use crate::region::{MAX_CHUNKS, Team};
-use crate::simd::{Isa, Kernel, LANES, LINE, Simd, unrolled};
+use crate::simd::{Isa, Kernel, LANES, LINE, Simd, padded, unrolled};
+use crate::turn::{ROWS, turn};
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -93,23 +94,29 @@ impl Kernel for Pack<'_> {
         let (weights, behind) = self.panel.split_at_mut(groups * 4 * LANES);
         let (sums, behind) = behind.split_at_mut(behind.len() - 2 * LANES * 4);
         let (scales, sizes) = behind.split_at_mut(LANES * 4);
+        let stride = padded(self.k) / LANES;
+        let mut quantised = ROWS.take();
+        quantised.resize(LANES * stride, [0; LANES]);
         let mut loss = Loss::default();
         for (lane, row) in self.rows.iter().enumerate() {
+            let quantised = &mut quantised[lane * stride..][..stride];
+            if row.is_none() {
+                quantised.fill([0; LANES]);
+            }
             let row = row.unwrap_or_default();
             let (scale, up) = scale_of(s, row, 127.0);
             scales[lane * 4..][..4].copy_from_slice(&scale.to_le_bytes());
             let (mut errors, mut norms, mut squares) = (s.splat(0.0), s.splat(0.0), s.splat(0.0));
             // Blocks hold whole registers.
-            let blocks = weights.chunks_mut(BLOCK * 4 * LANES).zip(sums.chunks_exact_mut(LANES * 4));
-            for (i, (weights, sums)) in blocks.enumerate() {
+            let blocks = quantised.chunks_mut(BLOCK * 4 / LANES).zip(sums.chunks_exact_mut(LANES * 4));
+            for (i, (quantised, sums)) in blocks.enumerate() {
                 let mut sum = s.splat(0.0);
                 let row = &row[(i * BLOCK * 4).min(row.len())..((i + 1) * BLOCK * 4).min(row.len())];
                 let (registers, last) = row.as_chunks::<LANES>();
                 let mut padded = [0.0; LANES];
                 padded[..last.len()].copy_from_slice(last);
                 let registers = registers.iter().chain((!last.is_empty()).then_some(&padded));
-                weights.chunks_mut(4 * LANES).for_each(|group| group[4 * lane..][..4].fill(0));
-                for (weights, x) in weights.chunks_mut(4 * 4 * LANES).zip(registers) {
+                for (quantised, x) in quantised.iter_mut().zip(registers) {
                     let x = s.load_array(x);
                     let q = nearest(s, x, up, 127.0);
                     let error = s.mul_add(q, s.splat(-scale), x);
@@ -117,13 +124,8 @@ impl Kernel for Pack<'_> {
                     norms = s.mul_add(x, x, norms);
                     sum = s.add(sum, q);
                     squares = s.mul_add(q, q, squares);
-                    let mut bytes = [0i8; LANES];
-                    // SAFETY: `bytes` holds 16.
-                    unsafe { s.store_i8(bytes.as_mut_ptr(), q) };
-                    let (fours, _) = bytes.as_chunks::<4>();
-                    for (group, four) in weights.chunks_exact_mut(4 * LANES).zip(fours) {
-                        group[4 * lane..][..4].copy_from_slice(&four.map(|b| b as u8));
-                    }
+                    // SAFETY: `quantised` is 16 bytes.
+                    unsafe { s.store_i8(quantised.as_mut_ptr(), q) };
                 }
                 sums[lane * 4..][..4].copy_from_slice(&(s.sum(sum) as i32).to_le_bytes());
             }
@@ -131,6 +133,9 @@ impl Kernel for Pack<'_> {
             loss.error += f64::from(s.sum(errors));
             loss.norm += f64::from(s.sum(norms));
         }
+        let bytes: &[u8] = bytemuck::cast_slice(&quantised);
+        turn(s, &std::array::from_fn(|lane| &bytes[lane * stride * LANES..][..groups * 4]), weights);
+        ROWS.set(quantised);
         loss
     }
 }

@@ -65,6 +65,7 @@ impl KvCache {
     /// An empty cache with room for `len` positions, so that steps up to there allocate nothing; memory of an earlier use is kept.
     pub(crate) fn reset(&mut self, shape: CacheShape, len: usize) {
         *self = KvCache { memory: std::mem::take(&mut self.memory), capacity: 0, len: 0, shape };
+        self.memory.grow(shape.half, 0); // of its kind, also without a position
         self.reserve(len);
     }
 
@@ -148,11 +149,12 @@ impl KvCache {
         let used = (Keys::key_floats(other.len, d_kv), other.len * padded(d_kv));
         for layer in 0..self.shape.layers {
             let ((keys, values), (other_keys, other_values)) = (self.layer(layer), other.layer(layer));
-            let heads = [
-                (keys, self.head().0, other_keys, other.head().0, used.0),
-                (values, self.head().1, other_values, other.head().1, used.1),
+            let (head, other_head) = (self.head(), other.head());
+            let parts = [
+                (keys, head.0, other_keys, other_head.0, used.0),
+                (values, head.1, other_values, other_head.1, used.1),
             ];
-            for (to, to_head, from, from_head, used) in heads {
+            for (to, to_head, from, from_head, used) in parts {
                 match (&mut self.memory, &other.memory) {
                     (Memory::F32(a), Memory::F32(b)) => copy(&mut a[to], to_head, &b[from], from_head, used),
                     (Memory::F16(a), Memory::F16(b)) => copy(&mut a[to], to_head, &b[from], from_head, used),

@@ -109,7 +109,7 @@ pub(crate) struct Plan<'a> {
     /// Matrices that a source passes through once stay where they are, if they can.
     pub(crate) in_place: bool,
     /// Those that stay.
-    left: Vec<Tensors>,
+    staying: Vec<Tensors>,
     /// Of the matrices to come: a source passes through them once, all its tokens together. Where they are int8, inputs have one digit.
     pub(crate) once: bool,
     /// The cache, the entry's name, and the entry if there is one.
@@ -134,7 +134,7 @@ impl<'a> Plan<'a> {
             planned: Vec::new(),
             bytes: 0,
             in_place: false,
-            left: Vec::new(),
+            staying: Vec::new(),
             once: false,
             cache,
             kept,
@@ -167,8 +167,8 @@ impl<'a> Plan<'a> {
         let n = parts.iter().map(|p| p.rows).sum();
         let k = column_heads.map_or(parts[0].tensor.shape[1], Heads::width);
         if let Some(tensors) = self.as_it_lies(&parts, n, k) {
-            self.left.push(tensors);
-            return Matrix { n, k, kind: WeightType::F32, place: Place::Checkpoint(self.left.len() - 1) };
+            self.staying.push(tensors);
+            return Matrix { n, k, kind: WeightType::F32, place: Place::Checkpoint(self.staying.len() - 1) };
         }
         let kind = self.kept_kind(n, k).unwrap_or_else(|| {
             let kind = self.width_of(&parts);
@@ -267,7 +267,7 @@ impl<'a> Plan<'a> {
         let memory = |source| Error::Memory { what: "packed weights", bytes, source };
         let matrices = self.planned.iter().map(|planned| planned.matrix);
         let notes: Vec<u8> = matrices.flat_map(|m| note_of(m.n, m.k, m.kind)).collect();
-        let in_place = std::mem::take(&mut self.left);
+        let in_place = std::mem::take(&mut self.staying);
         if let Some(kept) = self.kept.take().filter(|kept| kept.notes() == notes && kept.data().len() == bytes) {
             return Ok(Packed { block: Block::kept(kept).map_err(memory)?, in_place });
         }

@@ -395,22 +395,23 @@ fn attention_over_halves_equals_that_over_the_same_numbers_in_f32() {
         let mut halves = vec![f16::ZERO; rest.len()];
         to_f16(Isa::best(), rest, &mut halves);
         let wide: Vec<f32> = halves.iter().map(|x| x.to_f32()).collect();
-        let key_head = Keys::key_floats(len, d_kv);
-        let (mut keys, mut narrow_keys) = (vec![0.0; heads * key_head], vec![f16::NAN; heads * key_head]);
-        Keys::write(&mut keys, key_head, 0, &wide[..len * width], width, d_kv);
+        let shape = Heads { heads, d_kv };
+        let floats = heads * Keys::key_floats(len, d_kv);
+        let (mut keys, mut narrow_keys) = (vec![0.0; floats], vec![f16::NAN; floats]);
+        let layout = KeyLayout::by_head(shape, len);
+        Keys::write(&mut keys, shape, layout, 0, &wide[..len * width], width);
         // In two parts, as a decoder appends them.
         let cut = len / 3 * width;
         let isa = Isa::best();
-        Keys::write_f16(isa, &mut narrow_keys, key_head, 0, &rest[..cut], width, d_kv);
-        Keys::write_f16(isa, &mut narrow_keys, key_head, len / 3, &rest[cut..len * width], width, d_kv);
+        Keys::write_f16(isa, &mut narrow_keys, shape, layout, 0, &rest[..cut], width);
+        Keys::write_f16(isa, &mut narrow_keys, shape, layout, len / 3, &rest[cut..len * width], width);
         let (values, narrow_values) = (&wide[len * width..], &halves[len * width..]);
         on_every_isa(|isa| {
             let run = |stored| {
-                let keys = Keys { stored, key_head, value_head: padded(d_kv), value_stride: width, len };
+                let keys = Keys { stored, layout, value_head: padded(d_kv), value_stride: width, len };
                 let part = Attention { rows: 0..len, position: 0, keys, bias: None, causal };
                 let (mut out, mut scratch) = (vec![f32::NAN; len * width], vec![Vec::new(); 2]);
                 Team::enter(2, |team| {
-                    let shape = Heads { heads, d_kv };
                     attention(isa, team, shape, (q, width), 1, |_| part.clone(), &mut out, &mut scratch);
                 });
                 bits(&out)
@@ -435,9 +436,11 @@ fn attention_is_near_plain_loops_and_equal_everywhere() {
         }
         let (q, rest) = rows.split_at(len * width);
         let (k, v) = rest.split_at(len * width);
-        let key_head = Keys::key_floats(len, d_kv);
-        let mut keys = vec![0.0; heads * key_head];
-        Keys::write(&mut keys, key_head, 0, k, width, d_kv);
+        let shape = Heads { heads, d_kv };
+        // As caches keep keys, and as the encoder does.
+        let layout = if len % 2 == 0 { KeyLayout::by_head(shape, len) } else { KeyLayout::by_position(shape) };
+        let mut keys = vec![0.0; heads * Keys::key_floats(len, d_kv)];
+        Keys::write(&mut keys, shape, layout, 0, k, width);
         let stride = 2 * len - 1 + 16;
         let table = small(9, heads * stride);
         for causal in [false, true] {
@@ -448,7 +451,7 @@ fn attention_is_near_plain_loops_and_equal_everywhere() {
                     position: 0,
                     keys: Keys {
                         stored: KeyStorage::F32(&keys, v),
-                        key_head,
+                        layout,
                         value_head: padded(d_kv),
                         value_stride: width,
                         len,

@@ -25,8 +25,8 @@ use wide::f32x4;
 pub struct Keys<'a> {
     /// The numbers.
     pub stored: KeyStorage<'a>,
-    /// Numbers from a head's keys to the next one's.
-    pub key_head: usize,
+    /// Where the keys of a head and a panel are.
+    pub layout: KeyLayout,
     /// Numbers from a head's values to the next one's.
     pub value_head: usize,
     /// Numbers from a position's values to the next one's.
@@ -35,7 +35,30 @@ pub struct Keys<'a> {
     pub len: usize,
 }
 
-/// Keys and values. A head's keys are `[positions / 16][d_kv][16]`, see [`Keys::write`]; its values `[positions, value_stride]`, of
+/// How the panels of keys lie, each `[d_kv][16]`: the keys of one head at 16 positions.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyLayout {
+    /// Numbers from a head's panel to the next head's.
+    pub head: usize,
+    /// Numbers from a panel to the next one of its head.
+    pub panel: usize,
+}
+
+impl KeyLayout {
+    /// A head's panels together, with room for `len` positions: one stream for who reads a head.
+    #[must_use]
+    pub fn by_head(shape: Heads, len: usize) -> KeyLayout {
+        KeyLayout { head: padded(len) * shape.d_kv, panel: LANES * shape.d_kv }
+    }
+
+    /// All heads of 16 positions together: a range of positions is a range of numbers.
+    #[must_use]
+    pub fn by_position(shape: Heads) -> KeyLayout {
+        KeyLayout { head: LANES * shape.d_kv, panel: LANES * shape.d_kv * shape.heads }
+    }
+}
+
+/// Keys and values. A head's keys are panels, see [`KeyLayout`] and [`Keys::write`]; its values `[positions, value_stride]`, of
 /// which the first d_kv are the values and up to padded(d_kv) are there.
 #[derive(Clone, Copy, Debug)]
 pub enum KeyStorage<'a> {
@@ -63,16 +86,18 @@ impl Keys<'_> {
         padded(len) * d_kv
     }
 
-    /// Writes the keys of positions `first..` into their panels; a head's keys are `key_head` numbers.
+    /// Writes the keys of positions `first..` into their panels.
     ///
     /// `rows` is [positions, stride]; head h of a row begins at h * padded(d_kv). `keys` must reach to the last position.
     ///
     /// # Panics
     /// Where a length does not fit.
-    pub fn write(keys: &mut [f32], key_head: usize, first: usize, rows: &[f32], stride: usize, d_kv: usize) {
+    pub fn write(keys: &mut [f32], shape: Heads, layout: KeyLayout, first: usize, rows: &[f32], stride: usize) {
+        let d_kv = shape.d_kv;
         for part in parts(first, rows, stride) {
-            for (head, keys) in keys.chunks_exact_mut(key_head).enumerate() {
-                let (steps, _) = keys[part.block * d_kv * LANES..][..d_kv * LANES].as_chunks_mut::<LANES>();
+            for head in 0..shape.heads {
+                let keys = &mut keys[head * layout.head + part.block * layout.panel..];
+                let (steps, _) = keys[..d_kv * LANES].as_chunks_mut::<LANES>();
                 write_lanes(steps, part.lane, &part.rows[head * padded(d_kv)..], stride, d_kv);
             }
         }
@@ -86,15 +111,17 @@ impl Keys<'_> {
     pub fn write_f16(
         isa: Isa,
         keys: &mut [f16],
-        key_head: usize,
+        shape: Heads,
+        layout: KeyLayout,
         first: usize,
         rows: &[f32],
         stride: usize,
-        d_kv: usize,
     ) {
+        let d_kv = shape.d_kv;
         for part in parts(first, rows, stride) {
-            for (head, keys) in keys.chunks_exact_mut(key_head).enumerate() {
-                let (steps, _) = keys[part.block * d_kv * LANES..][..d_kv * LANES].as_chunks_mut::<LANES>();
+            for head in 0..shape.heads {
+                let keys = &mut keys[head * layout.head + part.block * layout.panel..];
+                let (steps, _) = keys[..d_kv * LANES].as_chunks_mut::<LANES>();
                 let rows = &part.rows[head * padded(d_kv)..];
                 for (i, steps) in steps.chunks_mut(LANES).enumerate() {
                     let rows = &rows[i * LANES..];
@@ -260,13 +287,14 @@ fn check(shape: Heads, a: &Attention<'_>, queries: usize, query_stride: usize, o
     let width = heads * padded(d_kv);
     assert!(query_stride >= width && queries >= a.rows.end.saturating_sub(1) * query_stride + width, "queries");
     assert!(out >= a.rows.end * width, "outputs");
-    let Keys { stored, key_head, value_head, value_stride, len } = a.keys;
+    let Keys { stored, layout, value_head, value_stride, len } = a.keys;
     let (keys, values) = match stored {
         KeyStorage::F32(keys, values) => (keys.len(), values.len()),
         KeyStorage::F16(keys, values) => (keys.len(), values.len()),
     };
     let reach = |head: usize, floats: usize| heads.saturating_sub(1).saturating_mul(head).saturating_add(floats);
-    assert!(len > 0 && keys >= reach(key_head, Keys::key_floats(len, d_kv)), "keys");
+    let last = (len.div_ceil(LANES).max(1) - 1).saturating_mul(layout.panel).saturating_add(d_kv * LANES);
+    assert!(len > 0 && keys >= reach(layout.head, last), "keys");
     let last = (len - 1).saturating_mul(value_stride).saturating_add(padded(d_kv));
     assert!(values >= reach(value_head, last), "values");
     let end = a.position + a.rows.len();
@@ -378,18 +406,16 @@ impl Head<'_> {
         query: usize,
         stride: usize,
     ) {
-        let d_kv = self.d_kv;
-        let panel = d_kv * LANES;
         let panels = stride / LANES;
         let mut block = 0;
         while block < panels {
             // SAFETY: blocks below `panels` hold keys, and rows their queries (`check`).
             unsafe {
                 if block + P <= panels {
-                    self.scores_at::<S, W, M, P>(s, row, query, block, panel, stride);
+                    self.scores_at::<S, W, M, P>(s, row, query, block, stride);
                     block += P;
                 } else {
-                    self.scores_at::<S, W, M, 1>(s, row, query, block, panel, stride);
+                    self.scores_at::<S, W, M, 1>(s, row, query, block, stride);
                     block += 1;
                 }
             }
@@ -405,10 +431,9 @@ impl Head<'_> {
         row: usize,
         query: usize,
         block: usize,
-        panel: usize,
         stride: usize,
     ) {
-        let d_kv = self.d_kv;
+        let (d_kv, KeyLayout { head, panel }) = (self.d_kv, self.a.keys.layout);
         let mut acc = [[s.splat(0.0); P]; M];
         // SAFETY: the bias of key t and query q lies at t - q + max_len - 1, and 16 floats past the last are there.
         unsafe {
@@ -420,7 +445,7 @@ impl Head<'_> {
                 });
             }
             let q = self.queries.as_ptr().add(row * self.query_stride + self.head * padded(d_kv));
-            let k = self.a.keys.stored.pointers::<W>().0.add(self.head * self.a.keys.key_head + block * panel);
+            let k = self.a.keys.stored.pointers::<W>().0.add(self.head * head + block * panel);
             let sums = tile::<S, W, M, P>(s, d_kv, Rows::apart(q, self.query_stride), (k, panel, LANES), None, acc);
             let to = self.scores.as_mut_ptr().add(block * LANES);
             unrolled!(M, m => {

@@ -33,7 +33,7 @@ mod turn;
 
 pub use activation::Activation;
 pub use arena::Arena;
-pub use attention::{Attention, Bias, Heads, KeyStorage, Keys, attention};
+pub use attention::{Attention, Bias, Heads, KeyLayout, KeyStorage, Keys, attention};
 pub use chains::chains;
 pub use compact::expand;
 pub use elementwise::{activate_rows, gate_rows, narrows, to_f16};

@@ -227,6 +227,19 @@ impl Team {
         });
     }
 
+    /// [`Team::run_with`], each chunk with a part of its own.
+    ///
+    /// # Panics
+    /// As [`Team::run_with`].
+    pub fn run_parts<T: Send, P: Send>(&self, scratch: &mut [T], parts: &mut [P], job: impl Fn(&mut T, &mut P) + Sync) {
+        let base = SendPtr(parts.as_mut_ptr());
+        self.run_with(scratch, parts.len(), |scratch, chunk| {
+            // SAFETY: each chunk runs once and is below parts.len(); `parts` is borrowed mutably until `run_with` returns.
+            let part = unsafe { &mut *base.get().add(chunk) };
+            job(scratch, part);
+        });
+    }
+
     /// Runs `job(chunk, piece)` on every piece of `size` items, the last one shorter.
     ///
     /// # Panics
@@ -306,7 +319,7 @@ impl Shared {
 
 struct SendPtr<T>(*mut T);
 
-// SAFETY: used by `run_with` and `chunks_mut` only, which hand each worker another part of a `[T]` with `T: Send`.
+// SAFETY: used by `run_with`, `run_parts` and `chunks_mut` only, which hand each worker another part of a `[T]` with `T: Send`.
 unsafe impl<T: Send> Sync for SendPtr<T> {}
 
 impl<T> SendPtr<T> {

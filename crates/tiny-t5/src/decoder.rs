@@ -12,6 +12,8 @@ use tiny_t5_kernels::{Attention, Epilogue, attention};
 #[derive(Debug, Default)]
 pub(crate) struct DecoderState {
     bias: BiasTables,
+    /// The residual stream [rows, padded(d_model)].
+    x: Vec<f32>,
     /// What was generated so far, a sequence.
     pub(crate) caches: Vec<KvCache>,
     /// Cross-attention's keys and values, a source.
@@ -100,18 +102,18 @@ pub(crate) fn decode(
     let shape = model.shape;
     let (stride, inner) = (shape.stride(), shape.heads.width());
     let rows = ids.len();
-    let DecoderState { bias, caches, sources, hidden, groups, attention: spent } = state;
+    let DecoderState { bias, x, caches, sources, hidden, groups, attention: spent } = state;
     let longest = feeds.iter().map(|f| caches[f.cache].len() + f.rows.len()).max().unwrap_or(1);
     bias.cover(decoder, shape, false, longest);
     scratch.for_team(exec.team);
     group_by_source(feeds, groups);
 
-    model.embed(ids.iter().copied(), room(&mut scratch.x, rows * stride));
+    let x = room(x, rows * stride);
+    model.embed(ids.iter().copied(), x);
     for (i, block) in decoder.blocks.iter().enumerate() {
         {
-            let Scratch { x, normed, projected, attended, scores, .. } = scratch;
-            let (x, normed) = (&mut x[..rows * stride], room(normed, rows * stride));
-            let attended = room(attended, rows * inner);
+            let Scratch { normed, projected, attended, scores, .. } = scratch;
+            let (normed, attended) = (room(normed, rows * stride), room(attended, rows * inner));
 
             exec.norm(shape, x, &block.attention_norm, normed);
             let qkv = room(projected, rows * 3 * inner);
@@ -156,13 +158,13 @@ pub(crate) fn decode(
                 exec.product(attended, rows, packed.panels(&cross.o), Epilogue::Add, x);
             }
         }
-        block.feed_forward.add(exec, shape, packed, scratch, rows);
+        block.feed_forward.add(exec, shape, packed, scratch, x);
     }
     for feed in feeds {
         caches[feed.cache].advance(feed.rows.len());
     }
     let hidden = room(hidden, rows * stride);
-    exec.norm(shape, &scratch.x[..rows * stride], &decoder.final_norm, hidden);
+    exec.norm(shape, x, &decoder.final_norm, hidden);
     if let Some(scale) = model.decoder_scale {
         hidden.iter_mut().for_each(|x| *x *= scale);
     }

@@ -1,91 +1,264 @@
 //! The encoder: ids to hidden states.
+//!
+//! Rows are cut into chunks, one a thread. In a block they meet only where they look at all keys, so a thread takes its rows
+//! from there to the next block's keys: a block has two regions, and what a row becomes on its way stays in the caches of one
+//! core. Where rows are too few to be cut, threads share every product instead.
 
 use crate::model::Model;
-use crate::stack::{BiasTables, Exec, Scratch, room};
-use tiny_t5_kernels::{Attention, Epilogue, KeyStorage, Keys, attention, padded};
+use crate::stack::{BiasTables, Block, Exec, Scratch, room};
+use std::ops::Range;
+use tiny_t5_kernels::{Attention, Bias, Epilogue, KeyLayout, KeyStorage, Keys, LANES, Team, attention, padded};
+
+/// Rows of a chunk, at least: each reads all weights.
+const CHUNK_ROWS: usize = 32;
+/// Most chunks of a pass.
+const MOST_CHUNKS: usize = 64;
 
 /// Buffers of the encoder, kept from call to call.
 #[derive(Debug, Default)]
 pub(crate) struct EncoderState {
     bias: BiasTables,
-    /// The keys of one block, all sources.
+    /// The residual stream [all positions of all sources, padded(d_model)].
+    x: Vec<f32>,
+    /// Queries, keys and values of one block: [all positions, 3 * inner].
+    qkv: Vec<f32>,
+    /// The keys of one block, a source behind the other, as attention reads them.
     keys: Vec<f32>,
-    spans: Vec<Span>,
+    /// A thread's.
+    scratch: Vec<Scratch>,
+    sources: Vec<Span>,
+    pieces: Vec<Piece>,
+    chunks: Vec<Chunk>,
     /// The hidden states of the last call: [all positions of all sources, padded(d_model)].
     pub(crate) hidden: Vec<f32>,
-}
-
-/// Encodes sources of any lengths, one behind the other without padding: rows of different sources never meet.
-/// Leaves the hidden states, behind the final norm, in `state.hidden`.
-pub(crate) fn encode(
-    model: &Model,
-    exec: Exec<'_>,
-    scratch: &mut Scratch,
-    state: &mut EncoderState,
-    sources: &[&[u32]],
-) {
-    let (shape, stack, packed) = (model.shape, &model.encoder, &model.packed);
-    let (stride, inner) = (shape.stride(), shape.heads.width());
-    let (heads, d_kv) = (shape.heads.heads, shape.heads.d_kv);
-    let rows: usize = sources.iter().map(|s| s.len()).sum();
-    state.bias.cover(stack, shape, true, sources.iter().map(|s| s.len()).max().unwrap_or(1));
-    scratch.for_team(exec.team);
-
-    model.embed(sources.iter().copied().flatten().copied(), room(&mut scratch.x, rows * stride));
-    let key_floats: usize = sources.iter().map(|s| heads * Keys::key_floats(s.len(), d_kv)).sum();
-    let spans = &mut state.spans;
-    lay_out(sources, |len| heads * Keys::key_floats(len, d_kv), spans);
-    let spans = &*spans;
-    for (i, block) in stack.blocks.iter().enumerate() {
-        {
-            let Scratch { x, normed, projected, attended, scores, .. } = scratch;
-            let (x, normed) = (&mut x[..rows * stride], room(normed, rows * stride));
-            exec.norm(shape, x, &block.attention_norm, normed);
-            let qkv = room(projected, rows * 3 * inner);
-            exec.product(normed, rows, packed.panels(&block.qkv), Epilogue::Store, qkv);
-            let qkv = &*qkv;
-            let keys = room(&mut state.keys, key_floats);
-            for span in spans.iter() {
-                let k = &qkv[span.rows.start * 3 * inner..span.rows.end * 3 * inner][inner..];
-                Keys::write(&mut keys[span.keys.clone()], span.keys.len() / heads, 0, k, 3 * inner, d_kv);
-            }
-            let keys = &*keys;
-            let bias = state.bias.of(i);
-            let sequence = |i: usize| {
-                let span = &spans[i];
-                let keys = Keys {
-                    // The values where the projection left them: a tile of queries reads them once.
-                    stored: KeyStorage::F32(&keys[span.keys.clone()], &qkv[span.rows.start * 3 * inner + 2 * inner..]),
-                    key_head: span.keys.len() / heads,
-                    value_head: padded(d_kv),
-                    value_stride: 3 * inner,
-                    len: span.rows.len(),
-                };
-                Attention { rows: span.rows.clone(), position: 0, keys, bias: Some(bias), causal: false }
-            };
-            let attended = room(attended, rows * inner);
-            let queries = (qkv, 3 * inner);
-            attention(exec.isa, exec.team, shape.kernel_heads(), queries, sources.len(), sequence, attended, scores);
-            exec.product(attended, rows, packed.panels(&block.o), Epilogue::Add, x);
-        }
-        block.feed_forward.add(exec, shape, packed, scratch, rows);
-    }
-    exec.norm(shape, &scratch.x[..rows * stride], &stack.final_norm, room(&mut state.hidden, rows * stride));
 }
 
 /// Where a source lies in the buffers.
 #[derive(Debug)]
 struct Span {
-    rows: std::ops::Range<usize>,
-    keys: std::ops::Range<usize>,
+    rows: Range<usize>,
+    keys: Range<usize>,
 }
 
-fn lay_out(sources: &[&[u32]], key_floats: impl Fn(usize) -> usize, spans: &mut Vec<Span>) {
-    let (mut row, mut key) = (0, 0);
-    spans.clear();
-    spans.extend(sources.iter().map(|source| {
-        let span = Span { rows: row..row + source.len(), keys: key..key + key_floats(source.len()) };
-        (row, key) = (span.rows.end, span.keys.end);
-        span
-    }));
+/// Rows of one source in a chunk.
+#[derive(Debug)]
+struct Piece {
+    source: usize,
+    /// The position of the first row in its source: a multiple of 16, so that no panel of keys is in two pieces.
+    position: usize,
+    rows: Range<usize>,
+}
+
+/// Rows that a thread takes from one look at all keys to the next.
+#[derive(Debug)]
+struct Chunk {
+    rows: Range<usize>,
+    keys: Range<usize>,
+    pieces: Range<usize>,
+}
+
+/// Encodes sources of any lengths, one behind the other without padding: rows of different sources never meet.
+/// Leaves the hidden states, behind the final norm, in `state.hidden`.
+pub(crate) fn encode(model: &Model, exec: Exec<'_>, state: &mut EncoderState, sources: &[&[u32]]) {
+    let (shape, stack) = (model.shape, &model.encoder);
+    let (stride, width) = (shape.stride(), 3 * shape.heads.width());
+    state.bias.cover(stack, shape, true, sources.iter().map(|s| s.len()).max().unwrap_or(1));
+    let panel = KeyLayout::by_position(shape.kernel_heads()).panel;
+    state.lay_out(sources, panel, exec.team.threads());
+    let EncoderState { bias, x, qkv, keys, scratch, sources: spans, pieces, chunks, hidden } = state;
+    let rows = spans.last().map_or(0, |span| span.rows.end);
+    let (x, qkv, hidden) = (room(x, rows * stride), room(qkv, rows * width), room(hidden, rows * stride));
+    let keys = room(keys, spans.last().map_or(0, |span| span.keys.end));
+
+    if scratch.len() < exec.team.threads() {
+        scratch.resize_with(exec.team.threads(), Scratch::default);
+    }
+    scratch[0].for_team(exec.team);
+    // One chunk has all threads inside, of several each has one.
+    let alone = Team::alone();
+    let inside = if chunks.len() > 1 { Exec { team: &alone, ..exec } } else { exec };
+
+    model.embed(sources.iter().copied().flatten().copied(), x);
+    for (i, block) in stack.blocks.iter().enumerate() {
+        let pass = Pass { model, exec: inside, block, bias: bias.of(i), spans };
+        let (mut qkv_left, mut keys_left) = (&mut *qkv, &mut *keys);
+        let x_of = |chunk: &Chunk| &x[chunk.rows.start * stride..chunk.rows.end * stride];
+        let mut parts = each_of(chunks, |chunk| Projected {
+            x: x_of(chunk),
+            qkv: first(&mut qkv_left, chunk.rows.len() * width),
+            keys: first(&mut keys_left, chunk.keys.len()),
+            pieces: &pieces[chunk.pieces.clone()],
+        });
+        exec.team.run_parts(scratch, &mut parts[..chunks.len()], |scratch, part| pass.project(scratch, part));
+
+        let (qkv, keys) = (&*qkv, &*keys);
+        let mut x_left = &mut *x;
+        let mut parts = each_of(chunks, |chunk| Attended {
+            x: first(&mut x_left, chunk.rows.len() * stride),
+            first: chunk.rows.start,
+            pieces: &pieces[chunk.pieces.clone()],
+        });
+        let parts = &mut parts[..chunks.len()];
+        exec.team.run_parts(scratch, parts, |scratch, part| pass.attend(scratch, (qkv, keys), part));
+    }
+    exec.norm(shape, x, &stack.final_norm, hidden);
+}
+
+/// What `part` makes of each chunk, in an array: a warm call takes no memory.
+fn each_of<P>(chunks: &[Chunk], part: impl FnMut(&Chunk) -> P) -> [Option<P>; MOST_CHUNKS] {
+    let mut parts = chunks.iter().map(part);
+    std::array::from_fn(|_| parts.next())
+}
+
+/// Takes the first `len` floats off.
+fn first<'a>(left: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
+    left.split_off_mut(..len).expect("chunks are parts of the buffers")
+}
+
+/// A chunk on its way to the keys of a block.
+struct Projected<'a> {
+    x: &'a [f32],
+    qkv: &'a mut [f32],
+    keys: &'a mut [f32],
+    pieces: &'a [Piece],
+}
+
+/// A chunk on its way from the keys of a block to its end.
+struct Attended<'a> {
+    x: &'a mut [f32],
+    /// Its first row.
+    first: usize,
+    pieces: &'a [Piece],
+}
+
+/// A block of the stack at work.
+struct Pass<'a> {
+    model: &'a Model,
+    exec: Exec<'a>,
+    block: &'a Block,
+    bias: Bias<'a>,
+    spans: &'a [Span],
+}
+
+impl Pass<'_> {
+    /// Queries, keys and values of a chunk.
+    fn project(&self, scratch: &mut Scratch, part: &mut Option<Projected<'_>>) {
+        let Some(Projected { x, qkv, keys, pieces }) = part else { return };
+        let Pass { model: Model { shape, packed, .. }, exec, block, .. } = self;
+        let (stride, inner) = (shape.stride(), shape.heads.width());
+        let normed = room(&mut scratch.normed, x.len());
+        exec.norm(*shape, x, &block.attention_norm, normed);
+        exec.product(normed, x.len() / stride, packed.panels(&block.qkv), Epilogue::Store, qkv);
+        let (heads, mut keys_left, mut rows_left) = (shape.kernel_heads(), &mut **keys, &**qkv);
+        let layout = KeyLayout::by_position(heads);
+        for piece in *pieces {
+            let keys = first(&mut keys_left, piece.rows.len().div_ceil(LANES) * layout.panel);
+            let (rows, after) = rows_left.split_at(piece.rows.len() * 3 * inner);
+            rows_left = after;
+            Keys::write(keys, heads, layout, 0, &rows[inner..], 3 * inner);
+        }
+    }
+
+    /// The attention of a chunk's rows over all keys of their sources, and the feed-forward layer.
+    fn attend(&self, scratch: &mut Scratch, (qkv, keys): (&[f32], &[f32]), part: &mut Option<Attended<'_>>) {
+        let Some(Attended { x, first, pieces }) = part else { return };
+        let Pass { model: Model { shape, packed, .. }, exec, block, bias, spans } = self;
+        let (rows, inner, heads) = (x.len() / shape.stride(), shape.heads.width(), shape.kernel_heads());
+        let sequence = |i: usize| {
+            let Piece { source, position, rows } = &pieces[i];
+            let span = &spans[*source];
+            let keys = Keys {
+                // The values where the projection left them: a tile of queries reads them once.
+                stored: KeyStorage::F32(&keys[span.keys.clone()], &qkv[span.rows.start * 3 * inner + 2 * inner..]),
+                layout: KeyLayout::by_position(heads),
+                value_head: padded(heads.d_kv),
+                value_stride: 3 * inner,
+                len: span.rows.len(),
+            };
+            let rows = rows.start - *first..rows.end - *first;
+            Attention { rows, position: *position, keys, bias: Some(*bias), causal: false }
+        };
+        let Scratch { attended, scores, .. } = scratch;
+        if scores.is_empty() {
+            scores.push(Vec::new());
+        }
+        let attended = room(attended, rows * inner);
+        let queries = (&qkv[*first * 3 * inner..], 3 * inner);
+        attention(exec.isa, exec.team, heads, queries, pieces.len(), sequence, attended, scores);
+        exec.product(attended, rows, packed.panels(&block.o), Epilogue::Add, x);
+        block.feed_forward.add(*exec, *shape, packed, scratch, x);
+    }
+}
+
+impl EncoderState {
+    /// Says where sources lie, and cuts their rows into chunks for `threads` threads; `panel` floats hold the keys of 16
+    /// positions.
+    fn lay_out(&mut self, sources: &[&[u32]], panel: usize, threads: usize) {
+        let EncoderState { sources: spans, pieces, chunks, .. } = self;
+        let total: usize = sources.iter().map(|source| source.len()).sum();
+        let count = threads.min(total / CHUNK_ROWS).clamp(1, MOST_CHUNKS);
+        spans.clear();
+        pieces.clear();
+        chunks.clear();
+        let (mut row, mut key) = (0, 0);
+        for (source, ids) in sources.iter().enumerate() {
+            let span = Span { rows: row..row + ids.len(), keys: key..key + ids.len().div_ceil(LANES) * panel };
+            while row < span.rows.end {
+                // To where the chunk should end, as near as whole panels allow.
+                let fair = |chunk: usize| if chunk == count { usize::MAX / 2 } else { chunk * total / count };
+                let left = |chunk: usize| (fair(chunk) + LANES / 2).saturating_sub(row) / LANES * LANES;
+                if chunks.is_empty() || left(chunks.len()) == 0 {
+                    chunks.push(Chunk { rows: row..row, keys: key..key, pieces: pieces.len()..pieces.len() });
+                }
+                let end = span.rows.end.min(row + left(chunks.len()));
+                pieces.push(Piece { source, position: row - span.rows.start, rows: row..end });
+                key += (end - row).div_ceil(LANES) * panel;
+                row = end;
+                let chunk = chunks.last_mut().expect("one was pushed");
+                (chunk.rows.end, chunk.keys.end, chunk.pieces.end) = (row, key, pieces.len());
+            }
+            spans.push(span);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every row is in one piece of one chunk, pieces begin with a panel of keys, and chunks are as many as threads at most, and
+    /// about as long.
+    #[test]
+    fn chunks_share_all_rows() {
+        for threads in [1, 2, 3, 7, 63, 64, 65, 1000] {
+            for lengths in [&[1][..], &[31], &[64], &[100], &[128; 2], &[1; 300], &[5, 77, 16, 15, 17, 300], &[4096]] {
+                let ids = vec![0; 4096];
+                let sources: Vec<&[u32]> = lengths.iter().map(|len| &ids[..*len]).collect();
+                let mut state = EncoderState::default();
+                state.lay_out(&sources, 3, threads);
+                let total: usize = lengths.iter().sum();
+                let EncoderState { sources: spans, pieces, chunks, .. } = state;
+                assert!(chunks.len() <= threads.min(MOST_CHUNKS));
+                let (mut row, mut key, mut piece) = (0, 0, 0);
+                for chunk in &chunks {
+                    assert_eq!((chunk.rows.start, chunk.keys.start, chunk.pieces.start), (row, key, piece));
+                    for Piece { source, position, rows } in &pieces[chunk.pieces.clone()] {
+                        assert_eq!((rows.start, position % LANES), (row, 0));
+                        assert_eq!(rows.start - spans[*source].rows.start, *position);
+                        assert_eq!(spans[*source].keys.start + position / LANES * 3, key);
+                        assert!(rows.end <= spans[*source].rows.end);
+                        (row, key) = (rows.end, key + rows.len().div_ceil(LANES) * 3);
+                    }
+                    assert_eq!((chunk.rows.end, chunk.keys.end), (row, key));
+                    piece = chunk.pieces.end;
+                    let fair = total / chunks.len();
+                    assert!(
+                        chunks.len() == 1 || chunk.rows.len().abs_diff(fair) <= 2 * LANES,
+                        "{lengths:?}, {threads}"
+                    );
+                }
+                assert_eq!((row, piece), (total, pieces.len()));
+            }
+        }
+    }
 }

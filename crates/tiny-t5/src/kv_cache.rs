@@ -3,7 +3,7 @@
 use crate::options::Dtype;
 use half::f16;
 use std::ops::Range;
-use tiny_t5_kernels::{Isa, KeyStorage, Keys, LANES, padded, to_f16};
+use tiny_t5_kernels::{Heads, Isa, KeyLayout, KeyStorage, Keys, LANES, padded, to_f16};
 
 /// What all caches of a model share.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +16,10 @@ pub(crate) struct CacheShape {
 }
 
 impl CacheShape {
+    fn kernel_heads(self) -> Heads {
+        Heads { heads: self.heads, d_kv: self.d_kv }
+    }
+
     /// Whether caches are in half precision where weights are kept so. With int8: many sequences together wait for their keys and
     /// values, and what rounding these changes is little beside what rounding the weights does.
     pub(crate) fn is_half(dtype: Dtype) -> bool {
@@ -94,6 +98,10 @@ impl KvCache {
         (Keys::key_floats(self.capacity, d_kv), self.capacity * padded(d_kv))
     }
 
+    fn layout(&self) -> KeyLayout {
+        KeyLayout::by_head(self.shape.kernel_heads(), self.capacity)
+    }
+
     /// Where the keys and the values of a layer are.
     fn layer(&self, layer: usize) -> (Range<usize>, Range<usize>) {
         let ((keys, values), heads) = (self.head(), self.shape.heads);
@@ -112,18 +120,18 @@ impl KvCache {
     pub(crate) fn append(&mut self, isa: Isa, layer: usize, rows: &[f32], stride: usize, key: usize) {
         // Grows at the first layer, where no layer has positions that are not counted.
         self.reserve(self.len + rows.len() / stride);
-        let (first, CacheShape { heads, d_kv, .. }) = (self.len, self.shape);
-        let ((key_head, value_head), (keys, values)) = (self.head(), self.layer(layer));
-        let width = padded(d_kv);
-        let value = heads * width;
+        let (first, shape, layout) = (self.len, self.shape.kernel_heads(), self.layout());
+        let ((_, value_head), (keys, values)) = (self.head(), self.layer(layer));
+        let width = padded(shape.d_kv);
+        let value = shape.heads * width;
         match &mut self.memory {
             Memory::F32(memory) => {
-                Keys::write(&mut memory[keys], key_head, first, &rows[key..], stride, d_kv);
+                Keys::write(&mut memory[keys], shape, layout, first, &rows[key..], stride);
                 let copy = |to: &mut [f32], from: &[f32]| to.copy_from_slice(from);
                 write_values(&mut memory[values], value_head, first, &rows[key + value..], (stride, width), copy);
             }
             Memory::F16(memory) => {
-                Keys::write_f16(isa, &mut memory[keys], key_head, first, &rows[key..], stride, d_kv);
+                Keys::write_f16(isa, &mut memory[keys], shape, layout, first, &rows[key..], stride);
                 let to_halves = |to: &mut [f16], from: &[f32]| to_f16(isa, from, to);
                 write_values(&mut memory[values], value_head, first, &rows[key + value..], (stride, width), to_halves);
             }
@@ -166,12 +174,13 @@ impl KvCache {
 
     /// What the queries of a layer look at: the positions counted, and `more` that were just appended.
     pub(crate) fn view(&self, layer: usize, more: usize) -> Keys<'_> {
-        let ((key_head, value_head), (keys, values)) = (self.head(), self.layer(layer));
+        let ((_, value_head), (keys, values)) = (self.head(), self.layer(layer));
         let stored = match &self.memory {
             Memory::F32(memory) => KeyStorage::F32(&memory[keys], &memory[values]),
             Memory::F16(memory) => KeyStorage::F16(&memory[keys], &memory[values]),
         };
-        Keys { stored, key_head, value_head, value_stride: padded(self.shape.d_kv), len: self.len + more }
+        let value_stride = padded(self.shape.d_kv);
+        Keys { stored, layout: self.layout(), value_head, value_stride, len: self.len + more }
     }
 }
 

@@ -117,11 +117,9 @@ impl Exec<'_> {
     }
 }
 
-/// Buffers of a call, kept for the next one.
+/// Buffers of some rows on their way through a block, kept for the next ones.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
-    /// The residual stream [rows, stride].
-    pub(crate) x: Vec<f32>,
     /// Behind a norm [rows, stride].
     pub(crate) normed: Vec<f32>,
     /// Projections [rows, up to 3 * inner].
@@ -153,10 +151,10 @@ pub(crate) fn room(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
 }
 
 impl FeedForward {
-    /// x += wo(act(wi norm(x))), or wo(act(wi_0 norm(x)) * wi_1 norm(x)) where gated.
-    pub(crate) fn add(&self, exec: Exec<'_>, shape: Shape, packed: &Packed, scratch: &mut Scratch, rows: usize) {
-        let Scratch { x, normed, hidden, gated, .. } = scratch;
-        let (x, normed) = (&mut x[..rows * shape.stride()], room(normed, rows * shape.stride()));
+    /// x += wo(act(wi norm(x))), or wo(act(wi_0 norm(x)) * wi_1 norm(x)) where gated; x is the residual stream [rows, stride].
+    pub(crate) fn add(&self, exec: Exec<'_>, shape: Shape, packed: &Packed, scratch: &mut Scratch, x: &mut [f32]) {
+        let Scratch { normed, hidden, gated, .. } = scratch;
+        let (rows, normed) = (x.len() / shape.stride(), room(normed, x.len()));
         exec.norm(shape, x, &self.norm, normed);
         let (wi, wo) = (packed.panels(&self.wi), packed.panels(&self.wo));
         let width = padded(wo.k());

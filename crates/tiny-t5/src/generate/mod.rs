@@ -366,7 +366,7 @@ impl<'a> Search<'a> {
             });
             let group = &sources[first..first + fits.count().max(1)];
             let start = Instant::now();
-            encoder::encode(self.model, self.exec, scratch, encoder, group);
+            encoder::encode(self.model, self.exec, encoder, group);
             let encoded = ms(start);
             decoder::attend_to(self.model, self.exec, scratch, decoder, self.decoder, &encoder.hidden, group, first);
             self.timings.encode_ms += encoded;

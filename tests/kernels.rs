@@ -193,6 +193,11 @@ fn int8_products_equal_whole_numbers_in_plain_loops() {
         (9, 130, 2048),
         (5, 33, 5000),
         (39, 33, 70),
+        // 64 inputs at a time, where the processor multiplies tiles: less than a tile of rows, of two, more than two.
+        (8, 17, 64),
+        (16, 48, 128),
+        (33, 40, 192),
+        (70, 33, 2112),
     ];
     for ((m, n, k), digits) in sizes.into_iter().flat_map(|size| [(size, Digits::One), (size, Digits::Two)]) {
         // The outlier takes most of what one digit can tell apart.
@@ -275,14 +280,24 @@ fn int8_of_what_is_no_number_is_no_number() {
 /// Against the product written out: ties, zeros, outliers, numbers that are none, rows of all sizes.
 #[test]
 fn the_largest_int8_output_is_that_of_the_product() {
-    let sizes = [(1, 64, 32), (1, 1000, 256), (3, 130, 40), (6, 517, 64), (9, 2048, 16), (2, 40, 7), (1, 63, 2052)];
+    // The last two in tiles, where the processor multiplies these.
+    let sizes = [
+        (1, 64, 32),
+        (1, 1000, 256),
+        (3, 130, 40),
+        (6, 517, 64),
+        (2, 40, 7),
+        (1, 63, 2052),
+        (9, 700, 64),
+        (35, 130, 128),
+    ];
     let kind = WeightType::Int8(Digits::Two);
     let mut decided = 0;
     for seed in 0..700u64 {
         let (m, n, k) = sizes[seed as usize % sizes.len()];
         let mut w: Vec<f32> = numbers(seed, n * k).iter().map(|x| (x * 1e4).sin()).collect();
         let mut a: Vec<f32> = numbers(seed + 1000, m * k).iter().map(|x| (x * 1e4).sin()).collect();
-        match seed / 7 % 12 {
+        match seed / 8 % 12 {
             0 => w.copy_within(..k, (n - 1) * k), // a tie of the first and the last
             1 => w.chunks_mut(k).for_each(|row| row.copy_from_slice(&a[..k])), // a tie of all
             2 => w.iter_mut().step_by(97).for_each(|x| *x *= 100.0),
@@ -296,7 +311,7 @@ fn the_largest_int8_output_is_that_of_the_product() {
             10 => a[..k].iter_mut().for_each(|x| *x *= 1e25),
             _ => {}
         }
-        if seed / 7 % 12 == 4 {
+        if seed / 8 % 12 == 4 {
             a.iter_mut().for_each(|x| *x = x.abs());
         }
         let mut on_all = Vec::new();

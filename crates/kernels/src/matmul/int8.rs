@@ -12,14 +12,14 @@
 //! i32 holds the sums of blocks are added in f32, ascending.
 //!
 //! Two digits read no more bytes than one: for one row, which waits for memory, the second is free on AVX-512. For many
-//! rows, which wait for arithmetic, it doubles the time.
+//! rows, which wait for arithmetic, it doubles the time. Where the processor multiplies whole tiles ([`Tiles`]) so do several rows.
 //!
 //! A panel is `[k / 4][16][4]` bytes, for every block of inputs the 16 sums of q as i32, then the 16 scales, and the norms of q rounded
 //! up, as f32.
 
 use super::product::{Epilogue, Product};
 use crate::region::{MAX_CHUNKS, Team};
-use crate::simd::{Isa, Kernel, LANES, LINE, Simd, padded, unrolled};
+use crate::simd::{Isa, Kernel, LANES, LINE, Simd, TILE, TileSums, Tiles, padded, unrolled};
 use crate::turn::{ROWS, turn};
 use std::cell::RefCell;
 use std::ops::Range;
@@ -187,6 +187,41 @@ pub(super) fn height<S: Simd>(left: usize, digits: Digits, k: usize) -> usize {
     }
 }
 
+/// Rows from which [`Tiles`] pay, where the processor has them.
+const TILED_ROWS: usize = 8;
+
+/// [`Tiles`] for a product of `m` rows, where they serve: they take 64 inputs at a time.
+pub(super) fn tiles(isa: Isa, m: usize, k: usize) -> Option<Tiles> {
+    isa.tiles().filter(|_| m >= TILED_ROWS && k.is_multiple_of(64))
+}
+
+/// Where the quantised inputs of a tile of rows lie, in words: 16 inputs of a digit are a chunk of 4.
+#[derive(Clone, Copy)]
+pub(super) struct Layout {
+    /// Rows of the tile.
+    pub(super) rows: usize,
+    /// From one chunk of a row to the next, from one row's to the next one's, and from a digit's to the next one's.
+    pub(super) chunk: usize,
+    pub(super) row: usize,
+    digit: usize,
+    /// What signed digits are flipped with.
+    pub(super) flip: u32,
+}
+
+impl Layout {
+    /// For the tile that begins with `left` rows to go. [`Tiles`] take rows as they lie, `[digits][16][k]`; otherwise it is
+    /// `[k / 16][rows][digits]` chunks.
+    #[inline(always)]
+    pub(super) fn of<S: Simd>(tiled: bool, left: usize, digits: Digits, k: usize) -> Layout {
+        if tiled {
+            let row = k.div_ceil(LANES) * CHUNK;
+            return Layout { rows: TILE, chunk: CHUNK, row, digit: TILE * row, flip: 0 };
+        }
+        let (rows, count) = (height::<S>(left, digits, k), digits.count());
+        Layout { rows, chunk: rows * count * CHUNK, row: count * CHUNK, digit: CHUNK, flip: S::SIGNED }
+    }
+}
+
 /// Words of a digit of 16 inputs.
 pub(super) const CHUNK: usize = LANES / 4;
 
@@ -207,12 +242,14 @@ pub(super) fn store_digits<S: Simd>(s: S, digits: S::F, flip: u32, to: &mut [u32
     to.iter_mut().for_each(|word| *word ^= flip);
 }
 
-/// Quantises rows: a tile of M rows after the other, `[k / 16][M][digits][4]` words and then M scales; high digits come first.
+/// Quantises rows: a tile after the other, its digits as [`Layout`] says and then its scales; high digits come first.
 struct Quantise<'a> {
     p: &'a Product<'a>,
     digits: Digits,
+    tiled: bool,
     /// The first row.
     first: usize,
+    /// Whole tiles: rows that are not there keep what was there.
     out: &'a mut [u32],
 }
 
@@ -221,16 +258,16 @@ impl Kernel for Quantise<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Product { a, lda, w, .. } = *self.p;
-        let (count, most) = (self.digits.count(), most(self.digits));
+        let most = most(self.digits);
         let mut first = self.first;
         let mut rest = self.out;
         while !rest.is_empty() {
             let size = words(w.k, self.digits);
-            let together = height::<S>(rest.len() / size, self.digits, w.k);
-            let (tile, after) = rest.split_at_mut(together * size);
+            let at = Layout::of::<S>(self.tiled, rest.len() / size, self.digits, w.k);
+            let (tile, after) = rest.split_at_mut(at.rows * size);
             rest = after;
-            let (tile, scales) = tile.split_at_mut(tile.len() - together);
-            for (row, to) in scales.iter_mut().enumerate() {
+            let (tile, scales) = tile.split_at_mut(tile.len() - at.rows);
+            for (row, to) in scales.iter_mut().enumerate().take(self.p.m - first) {
                 let x = &a[(first + row) * lda..][..w.k];
                 let (scale, up) = scale_of(s, x, most);
                 *to = scale.to_bits();
@@ -238,11 +275,11 @@ impl Kernel for Quantise<'_> {
                 let mut padded = [0.0; LANES];
                 padded[..last.len()].copy_from_slice(last);
                 let registers = registers.iter().chain((!last.is_empty()).then_some(&padded));
-                for (chunk, x) in tile.chunks_exact_mut(together * count * CHUNK).zip(registers) {
-                    let to = &mut chunk[row * count * CHUNK..][..count * CHUNK];
+                for (i, x) in registers.enumerate() {
+                    let to = &mut tile[i * at.chunk + row * at.row..];
                     let whole = nearest(s, s.load_array(x), up, most);
                     if self.digits == Digits::One {
-                        store_digits(s, whole, S::SIGNED, to);
+                        store_digits(s, whole, at.flip, to);
                         continue;
                     }
                     // x + 8192 = 128 high + low: a multiple of 1/128, less a half and a bit, rounds to the whole below it.
@@ -250,10 +287,10 @@ impl Kernel for Quantise<'_> {
                     let below = s.mul_add(moved, s.splat(1.0 / 128.0), s.splat(1.0 / 256.0 - 0.5));
                     let high = s.sub(s.add(below, s.splat(ROUND)), s.splat(ROUND));
                     store_digits(s, high, 0, to);
-                    store_digits(s, s.mul_add(high, s.splat(-128.0), moved), 0, &mut to[CHUNK..]);
+                    store_digits(s, s.mul_add(high, s.splat(-128.0), moved), 0, &mut to[at.digit..]);
                 }
             }
-            first += together;
+            first += at.rows;
         }
     }
 }
@@ -269,19 +306,24 @@ pub(super) fn product(
 ) {
     let count = p.w.n.div_ceil(LANES);
     assert_eq!(panels.len(), count * panel_bytes(p.w.k), "packed weights of a matrix [{}, {}]", p.w.n, p.w.k);
+    let tiles = tiles(isa, p.m, p.w.k);
     INPUTS.with_borrow_mut(|inputs| {
         let size = words(p.w.k, digits);
-        inputs.resize(p.m * size, 0);
-        let quantise = |i: usize, out: &mut [u32]| isa.run(Quantise { p: &p, digits, first: i * QUANTISED, out });
+        let inputs = lines(inputs, if tiles.is_some() { p.m.next_multiple_of(TILE) } else { p.m } * size);
+        let quantise = |i: usize, out: &mut [u32]| {
+            isa.run(Quantise { p: &p, digits, tiled: tiles.is_some(), first: i * QUANTISED, out });
+        };
         if p.m > 2 * QUANTISED {
             team.chunks_mut(inputs, QUANTISED * size, quantise);
         } else {
             quantise(0, inputs);
         }
-        let out = Out { to: out.as_mut_ptr(), stride: ldo };
-        let part = |panels_of: Range<usize>| match digits {
-            Digits::One => isa.run(Part::<1> { p, panels, inputs, out, of: panels_of }),
-            Digits::Two => isa.run(Part::<2> { p, panels, inputs, out, of: panels_of }),
+        let (out, inputs) = (Out { to: out.as_mut_ptr(), stride: ldo }, &*inputs);
+        let part = |of: Range<usize>| match (digits, tiles) {
+            (Digits::One, None) => isa.run(Part::<1> { p, panels, inputs, out, of }),
+            (Digits::Two, None) => isa.run(Part::<2> { p, panels, inputs, out, of }),
+            (Digits::One, Some(tiles)) => isa.run(Tiled(Part::<1> { p, panels, inputs, out, of }, tiles)),
+            (Digits::Two, Some(tiles)) => isa.run(Tiled(Part::<2> { p, panels, inputs, out, of }, tiles)),
         };
         // Enough multiply-adds for several threads, and chunks of at least 4 panels.
         let work = p.m * count * LANES * p.w.k;
@@ -295,10 +337,40 @@ pub(super) fn product(
     });
 }
 
+/// `len` words from the start of a line of the caches on.
+pub(super) fn lines(words: &mut Vec<u32>, len: usize) -> &mut [u32] {
+    const WORDS: usize = LINE / 4;
+    if words.len() < len + WORDS {
+        words.resize(len + WORDS, 0);
+    }
+    let first = words.as_ptr().align_offset(LINE).min(WORDS);
+    &mut words[first..][..len]
+}
+
 #[derive(Clone, Copy)]
 struct Out {
     to: *mut f32,
     stride: usize,
+}
+
+impl Out {
+    /// Stores 16 outputs of a row.
+    ///
+    /// # Safety
+    /// They are there, and nobody else's.
+    #[inline(always)]
+    unsafe fn put<S: Simd>(self, s: S, epilogue: Epilogue, row: usize, panel: usize, value: S::F) {
+        // SAFETY: as the caller's.
+        unsafe {
+            let to = self.to.add(row * self.stride + panel * LANES);
+            let value = match epilogue {
+                Epilogue::Store => value,
+                Epilogue::Add => s.add(s.load(to), value),
+                Epilogue::Relu => s.max(s.splat(0.0), value),
+            };
+            s.store(to, value);
+        }
+    }
 }
 
 // SAFETY: the chunks of `product` write disjoint columns of an exclusively borrowed slice.
@@ -390,17 +462,90 @@ impl<const D: usize> Part<'_, D> {
                 unrolled!(P of 4, p => {
                     let scales = w.add(p * size + size - 2 * LANES * 4).cast::<f32>();
                     let value = s.mul(s.mul(s.load(scales), scale), dots[m][p]);
-                    let to = self.out.to.add((row + m) * self.out.stride + (panel + p) * LANES);
-                    let value = match self.p.epilogue {
-                        Epilogue::Store => value,
-                        Epilogue::Add => s.add(s.load(to), value),
-                        Epilogue::Relu => s.max(s.splat(0.0), value),
-                    };
-                    s.store(to, value);
+                    self.out.put(s, self.p.epilogue, row + m, panel + p, value);
                 });
             });
         }
         M
+    }
+}
+
+/// Asks for part `i` of `parts` of `bytes`, which need not be there: rows in turn ask for what comes next, since all at once would wait
+/// for the memory.
+#[inline(always)]
+pub(crate) fn ask_for<S: Simd>(s: S, next: *const i8, bytes: usize, i: usize, parts: usize) {
+    let lines = bytes.div_ceil(LINE);
+    for line in i * lines / parts..(i + 1) * lines / parts {
+        s.prefetch(next.wrapping_add(line * LINE).cast());
+    }
+}
+
+/// A part of a product by [`Tiles`]: 32 rows and two panels at a time, the same sums.
+struct Tiled<'a, const D: usize>(Part<'a, D>, Tiles);
+
+impl<const D: usize> Kernel for Tiled<'_, D> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        if !S::TILES {
+            return; // never asked for; no code is made for it
+        }
+        let Tiled(Part { p: Product { m, w, epilogue, .. }, panels, inputs, out, of }, tiles) = self;
+        let (groups, size) = (w.k / 4, panel_bytes(w.k));
+        let tile = TILE * (groups * D + 1);
+        let tiles = tiles.products();
+        let mut sums = [TileSums::ZERO; D];
+        // Sums of blocks of inputs but the last.
+        let mut dots = [[[0.0; LANES]; 2]; 2 * TILE];
+        for panel in of.clone().step_by(2) {
+            let pair = (of.end - panel).min(2);
+            for first in (0..m).step_by(2 * TILE) {
+                let rows = (m - first).min(2 * TILE);
+                // SAFETY: `product` found every panel within the weights, and every row within the outputs; `Quantise` filled whole
+                // tiles of rows, each `tile` words: the digits `[D][16][k]`, then the scales.
+                unsafe {
+                    let w = panels.as_ptr().add(panel * size).cast::<i8>();
+                    let x = inputs.as_ptr().add(first / TILE * tile);
+                    let next = w.wrapping_add(2 * size);
+                    for block in 0..groups.div_ceil(BLOCK) {
+                        let steps = (groups - block * BLOCK).min(BLOCK) / TILE;
+                        let w = w.add(block * BLOCK * 4 * LANES);
+                        for (digit, sums) in sums.iter_mut().enumerate() {
+                            let x = x.add(digit * TILE * groups + block * BLOCK);
+                            let second = (rows > TILE).then(|| x.add(tile).cast());
+                            tiles.sums((x.cast(), second), groups * 4, [w, w.add((pair - 1) * size)], steps, sums);
+                        }
+                        let last = (block + 1) * BLOCK >= groups;
+                        for row in 0..rows {
+                            if last {
+                                ask_for(s, next, 2 * size, first + row, m);
+                            }
+                            let scale = s.splat(*x.add(row / TILE * tile + tile - TILE + row % TILE).cast::<f32>());
+                            for p in 0..pair {
+                                let behind = panels.as_ptr().add((panel + p) * size + groups * 4 * LANES);
+                                let sum = s.int_load(sums[0].of(row, p));
+                                let sum = match D {
+                                    1 => sum,
+                                    _ => {
+                                        let of_weights = behind.cast::<i32>().add(block * LANES);
+                                        s.int_join(sum, s.int_load(sums[D - 1].of(row, p)), of_weights)
+                                    }
+                                };
+                                let before = s.load_array(&dots[row][p]);
+                                let dot = s.add(if block == 0 { s.splat(0.0) } else { before }, s.int_to_f32(sum));
+                                if !last {
+                                    s.write(dot, &mut dots[row][p]);
+                                    continue;
+                                }
+                                let scales = panels.as_ptr().add((panel + p + 1) * size - 2 * LANES * 4).cast::<f32>();
+                                let value = s.mul(s.mul(s.load(scales), scale), dot);
+                                out.put(s, epilogue, first + row, panel + p, value);
+                            }
+                        }
+                    }
+                }
+            }
+        }
     }
 }
 

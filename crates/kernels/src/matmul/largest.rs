@@ -5,12 +5,13 @@
 //! have the largest; the others, few, are computed as [`super::matmul`] computes them.
 
 use super::int8::{
-    self, BLOCK, CHUNK, Digits, ROUND, height, most, nearest, panel_bytes, scale_of, store_digits, sums,
+    self, BLOCK, CHUNK, Digits, Layout, ROUND, ask_for, height, lines, most, nearest, panel_bytes, scale_of,
+    store_digits, sums, tiles,
 };
 use super::panels::{Panels, Storage};
 use super::product::{Epilogue, Product};
 use crate::region::{MAX_CHUNKS, Team};
-use crate::simd::{Isa, Kernel, LANES, LINE, Simd, unrolled};
+use crate::simd::{Isa, Kernel, LANES, LINE, Simd, TILE, TileSums, Tiles, unrolled};
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -55,14 +56,22 @@ pub fn largest(isa: Isa, team: &Team, p: Product<'_>, rows: &mut [Leading]) {
         return;
     }
     assert!(p.lda >= k && p.a.len() >= (p.m - 1) * p.lda + k, "inputs: {} floats for {} rows of {k}", p.a.len(), p.m);
+    let tiles = tiles(isa, p.m, k);
     BUFFERS.with_borrow_mut(|(inputs, bounds)| {
-        inputs.resize(p.m * words(k), 0);
-        isa.run(Round { p: &p, out: inputs });
+        let inputs = lines(inputs, if tiles.is_some() { p.m.next_multiple_of(TILE) } else { p.m } * words(k));
+        isa.run(Round { p: &p, tiled: tiles.is_some(), out: inputs });
+        let inputs = &*inputs;
         // Outputs behind the whole groups have no bounds and are always computed.
         let groups = n / (GROUP * LANES);
         bounds.resize(p.m * groups, Bounds { lower: 0.0, upper: 0.0 });
         let to = Out(bounds.as_mut_ptr());
-        let scan = |of: Range<usize>| isa.run(Scan { p: &p, panels, inputs, groups, of, out: to });
+        let scan = |of: Range<usize>| {
+            let scan = Scan { p: &p, panels, inputs, groups, of, out: to };
+            match tiles {
+                None => isa.run(scan),
+                Some(tiles) => isa.run(Tiled(scan, tiles)),
+            }
+        };
         let chunks = (4 * team.threads()).min(groups.div_ceil(4)).clamp(1, MAX_CHUNKS);
         let cut = |i: usize| i * groups / chunks;
         team.run(chunks, |_, i| scan(cut(i)..cut(i + 1)));
@@ -122,9 +131,10 @@ fn words(k: usize) -> usize {
     k.div_ceil(LANES) * CHUNK + 2
 }
 
-/// Rounds rows: a tile of M rows after the other, `[k / 16][M][4]` words, then M steps and M radii.
+/// Rounds rows: a tile of M rows after the other, as [`Layout`] says, then M steps and M radii.
 struct Round<'a> {
     p: &'a Product<'a>,
+    tiled: bool,
     out: &'a mut [u32],
 }
 
@@ -133,35 +143,35 @@ impl Kernel for Round<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Product { a, lda, w, .. } = *self.p;
-        let mut rows = a.chunks(lda);
+        let mut rows = a.chunks(lda).take(self.p.m);
         let mut rest = self.out;
         while !rest.is_empty() {
-            let together = height::<S>(rest.len() / words(w.k), Digits::One, w.k);
-            let (tile, after) = rest.split_at_mut(together * words(w.k));
+            let at = Layout::of::<S>(self.tiled, rest.len() / words(w.k), Digits::One, w.k);
+            let (tile, after) = rest.split_at_mut(at.rows * words(w.k));
             rest = after;
-            let (tile, behind) = tile.split_at_mut(tile.len() - 2 * together);
-            for row in 0..together {
-                let x = &rows.next().unwrap_or_default()[..w.k];
+            let (tile, behind) = tile.split_at_mut(tile.len() - 2 * at.rows);
+            for (row, x) in rows.by_ref().take(at.rows).enumerate() {
+                let x = &x[..w.k];
                 let (scale, up) = scale_of(s, x, most(Digits::Two));
                 let (mut squares, mut highs) = (s.splat(0.0), s.splat(0.0));
                 let (registers, last) = x.as_chunks::<LANES>();
                 let mut padded = [0.0; LANES];
                 padded[..last.len()].copy_from_slice(last);
                 let registers = registers.iter().chain((!last.is_empty()).then_some(&padded));
-                for (chunk, x) in tile.chunks_exact_mut(together * CHUNK).zip(registers) {
+                for (i, x) in registers.enumerate() {
                     let whole = nearest(s, s.load_array(x), up, most(Digits::Two));
                     let high = s.sub(s.mul_add(whole, s.splat(1.0 / 128.0), s.splat(ROUND)), s.splat(ROUND));
                     let left = s.mul_add(high, s.splat(-128.0), whole);
                     squares = s.mul_add(left, left, squares);
                     highs = s.mul_add(high, high, highs);
-                    store_digits(s, high, S::SIGNED, &mut chunk[row * CHUNK..]);
+                    store_digits(s, high, at.flip, &mut tile[i * at.chunk + row * at.row..]);
                 }
                 let step = if scale < LARGE_STEP { scale } else { f32::NAN };
                 // Roundings of an output and of its bounds are a few times 2^-24 of its size, at most the product of the norms.
                 let reach = s.sum(squares).sqrt() + 1e-6 * 128.0 * s.sum(highs).sqrt();
                 behind[row] = (128.0 * step).to_bits();
                 // Above zero, which times infinity would be no number. Where the step is none, the centre of every bound is none.
-                behind[together + row] = (reach * 1.0002 * step).max(1e-35).to_bits();
+                behind[at.rows + row] = (reach * 1.0002 * step).max(1e-35).to_bits();
             }
         }
     }
@@ -232,24 +242,14 @@ impl Scan<'_> {
                 let part = (row / M * GROUP + panel % GROUP) / P * (fours / CHUNK) * LINE;
                 let ahead = (M > 2).then(|| w.wrapping_add((GROUP - panel % GROUP) * size + part));
                 let sums = sums::<S, M, P, 1>(s, (x, w), size, 0..fours, ahead);
-                let (mut scales, mut norms) = ([s.splat(0.0); P], [s.splat(0.0); P]);
-                unrolled!(P of 4, p => {
-                    let behind = w.add(p * size + fours * 4 * LANES).cast::<f32>();
-                    let (scale, norm) = (s.load(behind.add(LANES)), s.load(behind.add(2 * LANES)));
-                    // What is too large, or not a number, can be the largest, for all that is known here.
-                    scales[p] = s.select_lt(scale, s.splat(LARGE_SCALE), scale, s.splat(0.0));
-                    norms[p] = s.select_lt(scale, s.splat(LARGE_SCALE), s.mul(scale, norm), s.splat(f32::INFINITY));
-                });
+                let mut sizes = [[s.splat(0.0); 2]; P];
+                unrolled!(P of 4, p => { sizes[p] = sizes_of(s, w.add(p * size + fours * 4 * LANES)); });
                 unrolled!(M, m => {
-                    let (step, radius) = (s.splat(*steps.add(m)), s.splat(*steps.add(M + m)));
+                    let row = [s.splat(*steps.add(m)), s.splat(*steps.add(M + m))];
                     unrolled!(P of 4, p => {
                         let behind = w.add(p * size + fours * 4 * LANES);
                         let dot = s.int_to_f32(s.int_signed(sums[m][p][0], behind.cast()));
-                        let centre = s.mul(dot, s.mul(scales[p], step));
-                        let radius = s.mul_add(norms[p], radius, s.splat(1e-30));
-                        // A row whose step is not a number keeps no bounds: every group can have its largest.
-                        bounds[m][0] = s.max(s.sub(centre, radius), bounds[m][0]);
-                        bounds[m][1] = s.max(s.add(centre, radius), bounds[m][1]);
+                        bounds[m] = widened(s, bounds[m], dot, sizes[p], row);
                     });
                 });
             }
@@ -259,5 +259,85 @@ impl Scan<'_> {
             });
         }
         M
+    }
+}
+
+/// The scales of a panel's 16 rows, and each times its norm, from what stands behind its weights.
+///
+/// # Safety
+/// They are there: the sums of one block, the scales and the norms.
+#[inline(always)]
+unsafe fn sizes_of<S: Simd>(s: S, behind: *const i8) -> [S::F; 2] {
+    // SAFETY: as the caller's.
+    let [scale, norm] =
+        unsafe { [s.load(behind.cast::<f32>().add(LANES)), s.load(behind.cast::<f32>().add(2 * LANES))] };
+    // What is too large, or not a number, can be the largest, for all that is known here.
+    let large = s.splat(LARGE_SCALE);
+    [
+        s.select_lt(scale, large, scale, s.splat(0.0)),
+        s.select_lt(scale, large, s.mul(scale, norm), s.splat(f32::INFINITY)),
+    ]
+}
+
+/// Bounds of the largest output of each lane, with one more output: its sum, the scale and size of its weights, and the step and
+/// radius of its row.
+#[inline(always)]
+fn widened<S: Simd>(
+    s: S,
+    [lower, upper]: [S::F; 2],
+    dot: S::F,
+    [scale, size]: [S::F; 2],
+    [step, radius]: [S::F; 2],
+) -> [S::F; 2] {
+    let centre = s.mul(dot, s.mul(scale, step));
+    let radius = s.mul_add(size, radius, s.splat(1e-30));
+    // A row whose step is not a number keeps no bounds: every group can have its largest.
+    [s.max(s.sub(centre, radius), lower), s.max(s.add(centre, radius), upper)]
+}
+
+/// A scan by [`Tiles`]: 32 rows and a group at a time, the same sums.
+struct Tiled<'a>(Scan<'a>, Tiles);
+
+impl Kernel for Tiled<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        if !S::TILES {
+            return; // never asked for; no code is made for it
+        }
+        let Tiled(Scan { p: Product { m, w, .. }, panels, inputs, groups, of, out }, tiles) = self;
+        let (fours, size, tile) = (w.k / 4, panel_bytes(w.k), TILE * words(w.k));
+        let tiles = tiles.products();
+        let mut sums = [TileSums::ZERO; GROUP / 2];
+        for group in of {
+            for first in (0..*m).step_by(2 * TILE) {
+                let rows = (m - first).min(2 * TILE);
+                // SAFETY: `largest` found the rows within the inputs, of which `Round` made whole tiles of `tile` words, the steps
+                // and the radii last, and gives whole groups; a panel is as `Scan` says.
+                unsafe {
+                    let w = panels.as_ptr().add(group * GROUP * size).cast::<i8>();
+                    let x = inputs.as_ptr().add(first / TILE * tile);
+                    let second = (rows > TILE).then(|| x.add(tile).cast());
+                    let mut sizes = [[s.splat(0.0); 2]; GROUP];
+                    for (pair, sums) in sums.iter_mut().enumerate() {
+                        let w = w.add(2 * pair * size);
+                        tiles.sums((x.cast(), second), fours * 4, [w, w.add(size)], fours / TILE, sums);
+                    }
+                    unrolled!(GROUP of 4, p => { sizes[p] = sizes_of(s, w.add(p * size + fours * 4 * LANES)); });
+                    for row in 0..rows {
+                        ask_for(s, w.wrapping_add(GROUP * size), GROUP * size, first + row, *m);
+                        let steps = x.add(row / TILE * tile + tile - 2 * TILE + row % TILE).cast::<f32>();
+                        let of_row = [s.splat(*steps), s.splat(*steps.add(TILE))];
+                        let mut bounds = [s.splat(f32::NEG_INFINITY); 2];
+                        unrolled!(GROUP of 4, p => {
+                            let dot = s.int_to_f32(s.int_load(sums[p / 2].of(row, p % 2)));
+                            bounds = widened(s, bounds, dot, sizes[p], of_row);
+                        });
+                        let [lower, upper] = bounds.map(|lanes| s.max_lane(lanes));
+                        *out.0.add((first + row) * groups + group) = Bounds { lower, upper };
+                    }
+                }
+            }
+        }
     }
 }

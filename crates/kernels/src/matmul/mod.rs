@@ -8,6 +8,7 @@ mod panels;
 mod product;
 
 pub(crate) use inputs::Rows;
+pub(crate) use int8::ask_for;
 pub use int8::{Digits, Loss};
 pub use largest::{Leading, largest};
 pub use panels::{Panels, Storage, WeightType, pack_int8, pack_panel, unpack_panel, widen};

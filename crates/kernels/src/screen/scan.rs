@@ -1,8 +1,9 @@
 //! The scan: bounds of 64 rows at a time, and which rows they leave over.
 
 use super::{BOUNDS, Quantised, Query, SCREEN_GROUP, SCREEN_MAX_K, TINY, panel_bytes, screen_bytes};
+use crate::matmul::ask_for;
 use crate::region::{MAX_CHUNKS, Team};
-use crate::simd::{Isa, Kernel, LANES, LINE, Simd, unrolled};
+use crate::simd::{Isa, Kernel, LANES, LINE, Simd, TILE, TileSums, Tiles, unrolled};
 use std::ops::Range;
 
 /// Panels that share bounds.
@@ -60,7 +61,14 @@ impl<'a> Screen<'a> {
             bounds.iter_mut().skip(whole).step_by(groups).for_each(|last| *last = Bounds::NONE);
         }
         let out = Out(bounds.as_mut_ptr());
-        let scan = |of: Range<usize>| isa.run(Scan { screen: *self, queries, digits, of, out: &out });
+        let tiles = isa.tiles().filter(|_| digits == 1 && queries.len() >= TILED_QUERIES && self.k.is_multiple_of(64));
+        let scan = |of: Range<usize>| {
+            let scan = Scan { screen: *self, queries, digits, of, out: &out };
+            match tiles {
+                None => isa.run(scan),
+                Some(tiles) => isa.run(Tiled(scan, tiles)),
+            }
+        };
         let chunks = (4 * team.threads()).min(whole.div_ceil(8)).clamp(1, MAX_CHUNKS);
         if team.threads() == 1 || chunks == 1 {
             return scan(0..whole);
@@ -263,20 +271,86 @@ unsafe fn intervals<S: Simd, const M: usize, const P: usize, const D: usize>(
             sums = add_word::<S, M, P, D>(s, queries, w, size, i, sums);
         }
         unrolled!(M, m => {
-            let query = &queries[m];
             unrolled!(P of 4, p => {
-                let bounds = w.add(p * size + size - BOUNDS);
-                let [scale, error, norm] = [0, 1, 2].map(|i| s.load(bounds.cast::<f32>().add(i * LANES)));
-                let [high, low] = sums[m][p];
-                let dot = s.int_to_f32(s.int_join(high, low, bounds.cast::<i32>().add(3 * LANES)));
-                let centre = s.mul(s.mul(scale, s.splat(query.scale)), dot);
-                let radius = s.mul_add(norm, s.splat(query.of_norm), s.splat(TINY));
-                let radius = s.mul_add(error, s.splat(query.of_error), radius);
-                found[m][p] = [s.sub(centre, radius), s.add(centre, radius)];
+                found[m][p] = interval(s, queries[m], sums[m][p], w.add(p * size + size - BOUNDS));
             });
         });
     }
     found
+}
+
+/// The bounds of the products of a query with a panel's 16 rows, from the sums of its digits and what stands behind the panel.
+///
+/// # Safety
+/// `bounds` is what stands behind a panel.
+#[inline(always)]
+unsafe fn interval<S: Simd>(s: S, query: &Quantised, [high, low]: [S::I; 2], bounds: *const i8) -> [S::F; 2] {
+    // SAFETY: as the caller's.
+    unsafe {
+        let of = |i: usize| bounds.cast::<f32>().add(i * LANES);
+        let (scale, error, norm) = (s.load(of(0)), s.load(of(1)), s.load(of(2)));
+        let dot = s.int_to_f32(s.int_join(high, low, bounds.cast::<i32>().add(3 * LANES)));
+        let centre = s.mul(s.mul(scale, s.splat(query.scale)), dot);
+        let radius = s.mul_add(norm, s.splat(query.of_norm), s.splat(TINY));
+        let radius = s.mul_add(error, s.splat(query.of_error), radius);
+        [s.sub(centre, radius), s.add(centre, radius)]
+    }
+}
+
+/// Queries from which [`Tiles`] pay, where the processor has them.
+const TILED_QUERIES: usize = 8;
+
+/// A scan by [`Tiles`], with one digit: 32 queries at a time, the same sums.
+struct Tiled<'a>(Scan<'a>, Tiles);
+
+/// The high digits of 16 queries, as they lie in a tile: [16][k].
+#[repr(align(64))]
+struct Digits([u32; TILE * SCREEN_MAX_K / 4]);
+
+impl Kernel for Tiled<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        if !S::TILES {
+            return; // never asked for; no code is made for it
+        }
+        let Tiled(Scan { screen: Screen { k, panels, .. }, queries, of, out, .. }, tiles) = self;
+        let (words, size, groups) = (k / 4, panel_bytes(k), self.0.screen.groups());
+        let tiles = tiles.products();
+        let mut sums = [TileSums::ZERO; PANELS / 2];
+        let mut digits = [Digits([0; TILE * SCREEN_MAX_K / 4]), Digits([0; TILE * SCREEN_MAX_K / 4])];
+        for queries_at in (0..queries.len()).step_by(2 * TILE) {
+            let queries = &queries[queries_at..][..(queries.len() - queries_at).min(2 * TILE)];
+            for (i, query) in queries.iter().enumerate() {
+                let to = &mut digits[i / TILE].0[i % TILE * words..][..words];
+                to.iter_mut().zip(&query.coarse.digits).for_each(|(to, [high, _])| *to = *high);
+            }
+            let second = (queries.len() > TILE).then(|| digits[1].0.as_ptr().cast());
+            for group in of.clone() {
+                // SAFETY: `scan` gives whole groups, and found the queries as long as the panels ask for; a panel is `size` bytes,
+                // the bounds last; tiles hold 16 rows of `words`.
+                unsafe {
+                    let w = panels.as_ptr().add(group * PANELS * size).cast::<i8>();
+                    for (pair, sums) in sums.iter_mut().enumerate() {
+                        let w = w.add(2 * pair * size);
+                        let first = digits[0].0.as_ptr().cast();
+                        tiles.sums((first, second), words * 4, [w, w.add(size)], words / TILE, sums);
+                    }
+                    for (i, query) in queries.iter().enumerate() {
+                        ask_for(s, w.wrapping_add(PANELS * size), PANELS * size, i, queries.len());
+                        let mut bounds = [s.splat(f32::NEG_INFINITY); 2];
+                        unrolled!(PANELS of 4, p => {
+                            let sums = [s.int_load(sums[p / 2].of(i, p % 2)), s.int_zero()];
+                            let found = interval(s, &query.coarse, sums, w.add(p * size + size - BOUNDS));
+                            bounds = [s.max(found[0], bounds[0]), s.max(found[1], bounds[1])];
+                        });
+                        let [lower, upper] = bounds.map(|lanes| s.max_lane(lanes));
+                        *out.0.add((queries_at + i) * groups + group) = Bounds { lower, upper };
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// Words that are written out together.

@@ -200,6 +200,11 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn int_load(self, p: *const i32) -> Self::I {
+        // SAFETY: the caller vouches for reading 16 i32 at `p`, the proof for the features.
+        unsafe { (_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(8).cast())) }
+    }
+    #[inline(always)]
     fn int_to_f32(self, v: Self::I) -> F {
         registers!((_mm256_cvtepi32_ps(v.0), _mm256_cvtepi32_ps(v.1)))
     }

@@ -33,10 +33,23 @@ macro_rules! registers {
     }};
 }
 
+/// The lanes combined as [`Simd::sum`] says, in registers.
+macro_rules! tree {
+    ($v:expr, $combine8:ident, $combine4:ident) => {
+        registers!({
+            let v = $combine8(_mm512_castps512_ps256($v), _mm512_extractf32x8_ps::<1>($v));
+            let v = $combine4(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = $combine4(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32($combine4(v, _mm_movehdup_ps(v)))
+        })
+    };
+}
+
 impl Simd for Avx512 {
     type F = __m512;
     const ROWS: usize = 12;
     const PANELS: usize = 2;
+    const TILES: bool = true;
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
@@ -177,6 +190,11 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn int_load(self, p: *const i32) -> __m512i {
+        // SAFETY: the caller vouches for reading 16 i32 at `p`, the proof for the features.
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
     fn int_to_f32(self, v: __m512i) -> __m512 {
         registers!(_mm512_cvtepi32_ps(v))
     }
@@ -184,5 +202,13 @@ impl Simd for Avx512 {
     unsafe fn store_i8(self, p: *mut i8, v: __m512) {
         // SAFETY: the caller vouches for writing 16 bytes at `p`, the proof for the features.
         unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v))) }
+    }
+    #[inline(always)]
+    fn sum(self, v: __m512) -> f32 {
+        tree!(v, _mm256_add_ps, _mm_add_ps)
+    }
+    #[inline(always)]
+    fn max_lane(self, v: __m512) -> f32 {
+        tree!(v, _mm256_max_ps, _mm_max_ps)
     }
 }

@@ -26,11 +26,14 @@ macro_rules! unrolled {
 }
 pub(crate) use unrolled;
 
+mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod portable;
+
+pub(crate) use amx::{TILE, TileSums, Tiles};
 
 use std::sync::OnceLock;
 
@@ -59,6 +62,8 @@ pub trait Simd: Copy {
     const PANELS: usize;
     /// Most panels of any tile: 4 where registers hold them, for one row.
     const WIDEST: usize = 4;
+    /// Code for [`Tiles`] is made.
+    const TILES: bool = false;
 
     /// `x` in every lane.
     fn splat(self, x: f32) -> Self::F;
@@ -144,6 +149,9 @@ pub trait Simd: Copy {
     /// # Safety
     /// `sub` is valid for reading 16 i32.
     unsafe fn int_join(self, high: Self::I, low: Self::I, sub: *const i32) -> Self::I;
+    /// # Safety
+    /// `p` is valid for reading 16 i32.
+    unsafe fn int_load(self, p: *const i32) -> Self::I;
     /// As f32, rounded to nearest.
     fn int_to_f32(self, v: Self::I) -> Self::F;
     /// Stores whole numbers in -127..=127 as bytes.
@@ -205,6 +213,9 @@ pub trait Kernel {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Set {
+    /// AVX-512 with [`Tiles`].
+    #[cfg(target_arch = "x86_64")]
+    Amx,
     #[cfg(target_arch = "x86_64")]
     Avx512,
     #[cfg(target_arch = "x86_64")]
@@ -222,6 +233,8 @@ pub struct Isa(Set);
 /// Every instruction set that this build knows, best first: the only list.
 const ALL: &[(Set, &str)] = &[
     #[cfg(target_arch = "x86_64")]
+    (Set::Amx, "amx"),
+    #[cfg(target_arch = "x86_64")]
     (Set::Avx512, "avx512"),
     #[cfg(target_arch = "x86_64")]
     (Set::Avx2, "avx2"),
@@ -232,6 +245,8 @@ impl Isa {
     /// Whether this processor has it.
     fn probe(set: Set) -> bool {
         match set {
+            #[cfg(target_arch = "x86_64")]
+            Set::Amx => avx512::probe() && Tiles::probe().is_some(),
             #[cfg(target_arch = "x86_64")]
             Set::Avx512 => avx512::probe(),
             #[cfg(target_arch = "x86_64")]
@@ -245,7 +260,7 @@ impl Isa {
     pub fn run<K: Kernel>(self, kernel: K) -> K::Out {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Set::Avx512 => {
+            Set::Amx | Set::Avx512 => {
                 // SAFETY: an `Isa` holds only what `probe` found.
                 unsafe { avx512::run(kernel) }
             }
@@ -255,6 +270,15 @@ impl Isa {
                 unsafe { avx2::run(kernel) }
             }
             Set::Portable => portable::run(kernel),
+        }
+    }
+
+    /// Products of whole tiles, where this instruction set has them.
+    pub(crate) fn tiles(self) -> Option<Tiles> {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Set::Amx => Tiles::probe(),
+            _ => None,
         }
     }
 
@@ -293,7 +317,7 @@ impl Isa {
         }
     }
 
-    /// `avx512`, `avx2` or `portable`.
+    /// `amx`, `avx512`, `avx2` or `portable`.
     #[must_use]
     pub fn name(self) -> &'static str {
         ALL.iter().find(|(set, _)| *set == self.0).map_or("", |(_, name)| name)

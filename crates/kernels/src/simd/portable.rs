@@ -174,6 +174,11 @@ impl Simd for Portable {
         from_fn(|i| (high[i] << 7).wrapping_add(low[i]).wrapping_sub(sub[i] << 13))
     }
     #[inline(always)]
+    unsafe fn int_load(self, p: *const i32) -> Self::I {
+        // SAFETY: the caller vouches for 16 readable i32.
+        unsafe { p.cast::<[i32; LANES]>().read_unaligned() }
+    }
+    #[inline(always)]
     fn int_to_f32(self, v: Self::I) -> F {
         from_lanes(v.map(|x| x as f32))
     }

@@ -52,7 +52,8 @@ fn embedded() -> &'static T5 {
 
 /// The model on every instruction set that this machine has, best first; what it lacks is said.
 fn on_every_isa(t5: &T5) -> Vec<T5> {
-    let known: &[&str] = if cfg!(target_arch = "x86_64") { &["avx512", "avx2", "portable"] } else { &["portable"] };
+    let known: &[&str] =
+        if cfg!(target_arch = "x86_64") { &["amx", "avx512", "avx2", "portable"] } else { &["portable"] };
     let (there, missing): (Vec<&str>, Vec<&str>) = known.iter().partition(|name| t5.with_isa(name).is_ok());
     missing.iter().for_each(|name| eprintln!("not run: this machine lacks {name}"));
     assert_eq!(there, T5::available_isas(), "the test knows every instruction set");
@@ -248,7 +249,11 @@ fn answers_of_a_batch_in_several_groups_equal_those_alone() {
     let sources = made_up((0..75).map(|i| 40 + i * 31 % 45), 8);
     assert!(sources.iter().map(Vec::len).sum::<usize>() > 4096);
     let expected = alone(&t5.with_threads(1), &sources, 4);
-    assert_same(&batched(&t5, &sources, 4), &expected, "75 sources");
+    // On two or three threads each takes some sequences through all blocks, on five they share the products.
+    for threads in [1, 2, 3, 5] {
+        let batch = batched(&t5.with_threads(threads), &sources, 4);
+        assert_same(&batch, &expected, format!("75 sources, {threads} threads"));
+    }
 }
 
 #[test]

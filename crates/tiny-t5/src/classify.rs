@@ -93,7 +93,7 @@ impl T5 {
         states.clear();
         match (&model.head, &model.decoder) {
             (Head::Token(linear), _) => {
-                encoder::encode(model, exec, &mut state.encoder, &[ids]);
+                encoder::encode(model, exec, &mut state.scratch, &mut state.encoder, &[ids]);
                 let rows = self.linear(exec, linear, &state.encoder.hidden, ids.len(), out);
                 let logits: Vec<Vec<f32>> = rows.map(<[f32]>::to_vec).collect();
                 let labels = logits.iter().map(|row| self.label(row)).collect();

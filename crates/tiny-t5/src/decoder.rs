@@ -6,7 +6,7 @@ use crate::stack::{BiasTables, Exec, Scratch, Stack, room};
 use crate::weights::Packed;
 use std::ops::Range;
 use std::time::{Duration, Instant};
-use tiny_t5_kernels::{Attention, Epilogue, attention};
+use tiny_t5_kernels::{Attention, Epilogue, Team, attention};
 
 /// Buffers of the decoder, kept from call to call.
 #[derive(Debug, Default)]
@@ -16,6 +16,8 @@ pub(crate) struct DecoderState {
     x: Vec<f32>,
     /// What was generated so far, a sequence.
     pub(crate) caches: Vec<KvCache>,
+    /// The caches of a call's feeds, while it runs.
+    held: Vec<KvCache>,
     /// Cross-attention's keys and values, a source.
     pub(crate) sources: Vec<KvCache>,
     /// The hidden states of the last call: [rows, padded(d_model)].
@@ -45,7 +47,7 @@ pub(crate) struct Feed {
 pub(crate) fn attend_to(
     model: &Model,
     exec: Exec<'_>,
-    scratch: &mut Scratch,
+    scratch: &mut Vec<Scratch>,
     state: &mut DecoderState,
     decoder: &Stack,
     hidden: &[f32],
@@ -61,6 +63,7 @@ pub(crate) fn attend_to(
         cache.reset(model.cache_shape(decoder), source.len());
     }
     let rows: usize = sources.iter().map(|source| source.len()).sum();
+    let scratch = &mut Scratch::for_team(scratch, exec.team)[0];
     for (i, block) in decoder.blocks.iter().enumerate() {
         let Some(cross) = &block.cross else { continue };
         let kv = room(&mut scratch.projected, rows * 2 * inner);
@@ -87,58 +90,138 @@ pub(crate) fn begin(model: &Model, state: &mut DecoderState, decoder: &Stack, co
     }
 }
 
-/// Decodes the tokens `ids` of the sequences that `feeds` names: a step (one token each), a prefill, or a check of
+/// Decodes the tokens `ids` of the sequences that `feeds` names, each once: a step (one token each), a prefill, or a check of
 /// several. Every token sees its sequence up to itself. Leaves the hidden states, behind the final norm and scaled, in
 /// `state.hidden`, and the tokens in the caches.
 pub(crate) fn decode(
     model: &Model,
     exec: Exec<'_>,
-    scratch: &mut Scratch,
+    scratch: &mut Vec<Scratch>,
     state: &mut DecoderState,
     (decoder, packed): (&Stack, &Packed),
     feeds: &[Feed],
     ids: &[u32],
 ) {
-    let shape = model.shape;
-    let (stride, inner) = (shape.stride(), shape.heads.width());
-    let rows = ids.len();
-    let DecoderState { bias, x, caches, sources, hidden, groups, attention: spent } = state;
+    let stride = model.shape.stride();
+    let DecoderState { bias, x, caches, held, sources, hidden, groups, attention } = state;
     let longest = feeds.iter().map(|f| caches[f.cache].len() + f.rows.len()).max().unwrap_or(1);
-    bias.cover(decoder, shape, false, longest);
-    scratch.for_team(exec.team);
+    bias.cover(decoder, model.shape, false, longest);
     group_by_source(feeds, groups);
-
-    let x = room(x, rows * stride);
+    let (x, hidden) = (room(x, ids.len() * stride), room(hidden, ids.len() * stride));
     model.embed(ids.iter().copied(), x);
-    for (i, block) in decoder.blocks.iter().enumerate() {
-        {
-            let Scratch { normed, projected, attended, scores, .. } = scratch;
-            let (normed, attended) = (room(normed, rows * stride), room(attended, rows * inner));
+
+    // The caches in the order of the feeds, so that parts of them can be lent.
+    held.extend(feeds.iter().map(|feed| std::mem::take(&mut caches[feed.cache])));
+    let count = shares(decoder, exec.team.threads(), ids.len());
+    // One share has all threads inside, of several each has one.
+    let alone = Team::alone();
+    let inside = if count > 1 { Exec { team: &alone, ..exec } } else { exec };
+    let pass = Pass { model, exec: inside, decoder, packed, bias, sources };
+    let mut left = Share { feeds, groups, caches: held, x, hidden, first: 0, attention: Duration::ZERO };
+    let mut shares: [_; MOST_SHARES] = std::array::from_fn(|i| left.share(i, count, ids.len(), stride));
+    let scratch = Scratch::for_team(scratch, exec.team);
+    exec.team.run_parts(scratch, &mut shares[..count], |scratch, share| pass.run(scratch, share));
+    *attention += shares.iter().map(|share| share.attention).max().unwrap_or_default();
+
+    for (feed, mut cache) in feeds.iter().zip(held.drain(..)) {
+        cache.advance(feed.rows.len());
+        caches[feed.cache] = cache;
+    }
+}
+
+/// Rows of a share, at least: each reads all weights.
+const SHARE_ROWS: usize = 16;
+/// Bytes of weights up to which shares read them from the last caches, not from memory that all threads wait for.
+const SHARE_BYTES: usize = 32 << 20;
+/// Most shares.
+const MOST_SHARES: usize = 8;
+
+/// In how many shares, a thread each, rows go through all blocks: threads that share the products of some rows instead meet eight times a
+/// block, and exchange what their rows have become.
+fn shares(decoder: &Stack, threads: usize, rows: usize) -> usize {
+    let worth = rows >= threads * SHARE_ROWS && threads <= MOST_SHARES && decoder.step_bytes() <= SHARE_BYTES;
+    if worth { threads } else { 1 }
+}
+
+/// Some sequences of a call on their way through the decoder.
+struct Share<'a> {
+    feeds: &'a [Feed],
+    /// Those of one source as one.
+    groups: &'a [Feed],
+    /// A feed's.
+    caches: &'a mut [KvCache],
+    x: &'a mut [f32],
+    hidden: &'a mut [f32],
+    /// The first of its rows among the call's.
+    first: usize,
+    /// Time in attention.
+    attention: Duration,
+}
+
+impl Share<'_> {
+    /// Takes off share `i` of `count` of a call with so many rows: whole sources, of about as many rows as the others have; the last one
+    /// takes what is left.
+    fn share(&mut self, i: usize, count: usize, rows: usize, stride: usize) -> Self {
+        let end = if i + 1 < count { (i + 1) * rows / count } else { rows };
+        let groups = self.groups.iter().take_while(|group| group.rows.start < end).count();
+        let end = if groups == 0 { self.first } else { self.groups[groups - 1].rows.end };
+        let feeds = self.feeds.partition_point(|feed| feed.rows.start < end);
+        let floats = (end - self.first) * stride;
+        let there = "a share is a part of the call";
+        let share = Share {
+            feeds: self.feeds.split_off(..feeds).expect(there),
+            groups: self.groups.split_off(..groups).expect(there),
+            caches: self.caches.split_off_mut(..feeds).expect(there),
+            x: self.x.split_off_mut(..floats).expect(there),
+            hidden: self.hidden.split_off_mut(..floats).expect(there),
+            ..*self
+        };
+        self.first = end;
+        share
+    }
+}
+
+/// The decoder at work.
+struct Pass<'a> {
+    model: &'a Model,
+    exec: Exec<'a>,
+    decoder: &'a Stack,
+    packed: &'a Packed,
+    bias: &'a BiasTables,
+    sources: &'a [KvCache],
+}
+
+impl Pass<'_> {
+    /// Takes a share through all blocks and the final norm.
+    fn run(&self, scratch: &mut Scratch, share: &mut Share<'_>) {
+        let Pass { model, exec, decoder, packed, bias, sources } = *self;
+        let Share { feeds, groups, caches, x, hidden, first, attention: spent } = share;
+        if feeds.is_empty() {
+            return;
+        }
+        let shape = model.shape;
+        let (rows, inner, heads) = (x.len() / shape.stride(), shape.heads.width(), shape.kernel_heads());
+        let own = |rows: &Range<usize>| rows.start - *first..rows.end - *first;
+        for (i, block) in decoder.blocks.iter().enumerate() {
+            let Scratch { normed, projected, attended, scores, .. } = &mut *scratch;
+            let (normed, attended) = (room(normed, x.len()), room(attended, rows * inner));
 
             exec.norm(shape, x, &block.attention_norm, normed);
             let qkv = room(projected, rows * 3 * inner);
             exec.product(normed, rows, packed.panels(&block.qkv), Epilogue::Store, qkv);
-            let append = |cache: &mut KvCache, feed: &Feed| {
-                let new = &qkv[feed.rows.start * 3 * inner..feed.rows.end * 3 * inner];
-                cache.append(exec.isa, i, new, 3 * inner, inner);
-            };
-            match feeds {
-                [feed] => append(&mut caches[feed.cache], feed),
-                // Each waits for memory that no cache of a core holds: on all threads.
-                _ => exec.team.chunks_mut(caches, 1, |cache, caches| {
-                    feeds.iter().filter(|feed| feed.cache == cache).for_each(|feed| append(&mut caches[0], feed));
-                }),
-            }
+            // Each waits for memory that no cache of a core holds: on all threads.
+            exec.team.chunks_mut(caches, 1, |feed, cache| {
+                let rows = own(&feeds[feed].rows);
+                cache[0].append(exec.isa, i, &qkv[rows.start * 3 * inner..rows.end * 3 * inner], 3 * inner, inner);
+            });
             let table = bias.of(i);
             let sequence = |f: usize| {
-                let Feed { cache, rows, .. } = &feeds[f];
-                let cache = &caches[*cache];
+                let (rows, cache) = (own(&feeds[f].rows), &caches[f]);
                 let (position, keys) = (cache.len(), cache.view(i, rows.len()));
-                Attention { rows: rows.clone(), position, keys, bias: Some(table), causal: true }
+                Attention { rows, position, keys, bias: Some(table), causal: true }
             };
-            let queries = (&*qkv, 3 * inner);
             let start = Instant::now();
-            attention(exec.isa, exec.team, shape.kernel_heads(), queries, feeds.len(), sequence, attended, scores);
+            attention(exec.isa, exec.team, heads, (&*qkv, 3 * inner), feeds.len(), sequence, attended, scores);
             *spent += start.elapsed();
             exec.product(attended, rows, packed.panels(&block.o), Epilogue::Add, x);
 
@@ -149,24 +232,19 @@ pub(crate) fn decode(
                 let sequence = |g: usize| {
                     let Feed { source, rows, .. } = &groups[g];
                     let keys = sources[*source].view(i, 0);
-                    Attention { rows: rows.clone(), position: 0, keys, bias: None, causal: false }
+                    Attention { rows: own(rows), position: 0, keys, bias: None, causal: false }
                 };
-                let queries = (&*q, inner);
                 let start = Instant::now();
-                attention(exec.isa, exec.team, shape.kernel_heads(), queries, groups.len(), sequence, attended, scores);
+                attention(exec.isa, exec.team, heads, (&*q, inner), groups.len(), sequence, attended, scores);
                 *spent += start.elapsed();
                 exec.product(attended, rows, packed.panels(&cross.o), Epilogue::Add, x);
             }
+            block.feed_forward.add(exec, shape, packed, scratch, x);
         }
-        block.feed_forward.add(exec, shape, packed, scratch, x);
-    }
-    for feed in feeds {
-        caches[feed.cache].advance(feed.rows.len());
-    }
-    let hidden = room(hidden, rows * stride);
-    exec.norm(shape, x, &decoder.final_norm, hidden);
-    if let Some(scale) = model.decoder_scale {
-        hidden.iter_mut().for_each(|x| *x *= scale);
+        exec.norm(shape, x, &decoder.final_norm, hidden);
+        if let Some(scale) = model.decoder_scale {
+            hidden.iter_mut().for_each(|x| *x *= scale);
+        }
     }
 }
 
@@ -179,6 +257,51 @@ fn group_by_source(feeds: &[Feed], groups: &mut Vec<Feed>) {
                 group.rows.end = feed.rows.end;
             }
             _ => groups.push(feed.clone()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Shares are cut between sources, and together they are the call, however many rows a source has.
+    #[test]
+    fn shares_are_the_whole_call() {
+        let stride = 16;
+        for lengths in [&[1; 40][..], &[1], &[70], &[4; 10], &[1, 50, 1, 1], &[3, 3, 30, 3, 1, 1, 1]] {
+            for count in 1..=MOST_SHARES {
+                let mut feeds = Vec::new();
+                for (source, len) in lengths.iter().enumerate() {
+                    // Sequences of one token each.
+                    let first = feeds.len();
+                    feeds.extend((first..first + len).map(|row| Feed { cache: row, source, rows: row..row + 1 }));
+                }
+                let rows = feeds.len();
+                let mut groups = Vec::new();
+                group_by_source(&feeds, &mut groups);
+                let (mut x, mut hidden) = (vec![0.0; rows * stride], vec![0.0; rows * stride]);
+                let mut caches = vec![KvCache::default(); rows];
+                let mut left = Share {
+                    feeds: &feeds,
+                    groups: &groups,
+                    caches: &mut caches,
+                    x: &mut x,
+                    hidden: &mut hidden,
+                    first: 0,
+                    attention: Duration::ZERO,
+                };
+                let mut row = 0;
+                for i in 0..count {
+                    let share = left.share(i, count, rows, stride);
+                    assert_eq!(share.first, row);
+                    row += share.feeds.len();
+                    let of_groups: usize = share.groups.iter().map(|group| group.rows.len()).sum();
+                    let parts = [share.x.len() / stride, share.hidden.len() / stride, share.caches.len(), of_groups];
+                    assert_eq!(parts, [share.feeds.len(); 4], "share {i} of {count}, {lengths:?}");
+                }
+                assert_eq!(row, rows);
+            }
         }
     }
 }

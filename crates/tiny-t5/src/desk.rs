@@ -233,7 +233,7 @@ pub(crate) fn encode_each(
 ) {
     let (model, d_model) = (t5.model(), t5.config().d_model);
     for batch in batches(sources) {
-        encoder::encode(model, exec, &mut state.encoder, batch);
+        encoder::encode(model, exec, &mut state.scratch, &mut state.encoder, batch);
         let mut rows = state.encoder.hidden.chunks_exact(model.shape.stride()).map(|row| &row[..d_model]);
         batch.iter().for_each(|ids| each(&mut rows.by_ref().take(ids.len()), ids.len()));
     }

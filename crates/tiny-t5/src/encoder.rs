@@ -24,8 +24,6 @@ pub(crate) struct EncoderState {
     qkv: Vec<f32>,
     /// The keys of one block, a source behind the other, as attention reads them.
     keys: Vec<f32>,
-    /// A thread's.
-    scratch: Vec<Scratch>,
     sources: Vec<Span>,
     pieces: Vec<Piece>,
     chunks: Vec<Chunk>,
@@ -59,21 +57,24 @@ struct Chunk {
 
 /// Encodes sources of any lengths, one behind the other without padding: rows of different sources never meet.
 /// Leaves the hidden states, behind the final norm, in `state.hidden`.
-pub(crate) fn encode(model: &Model, exec: Exec<'_>, state: &mut EncoderState, sources: &[&[u32]]) {
+pub(crate) fn encode(
+    model: &Model,
+    exec: Exec<'_>,
+    scratch: &mut Vec<Scratch>,
+    state: &mut EncoderState,
+    sources: &[&[u32]],
+) {
     let (shape, stack) = (model.shape, &model.encoder);
     let (stride, width) = (shape.stride(), 3 * shape.heads.width());
     state.bias.cover(stack, shape, true, sources.iter().map(|s| s.len()).max().unwrap_or(1));
     let panel = KeyLayout::by_position(shape.kernel_heads()).panel;
     state.lay_out(sources, panel, exec.team.threads());
-    let EncoderState { bias, x, qkv, keys, scratch, sources: spans, pieces, chunks, hidden } = state;
+    let EncoderState { bias, x, qkv, keys, sources: spans, pieces, chunks, hidden } = state;
     let rows = spans.last().map_or(0, |span| span.rows.end);
     let (x, qkv, hidden) = (room(x, rows * stride), room(qkv, rows * width), room(hidden, rows * stride));
     let keys = room(keys, spans.last().map_or(0, |span| span.keys.end));
 
-    if scratch.len() < exec.team.threads() {
-        scratch.resize_with(exec.team.threads(), Scratch::default);
-    }
-    scratch[0].for_team(exec.team);
+    let scratch = Scratch::for_team(scratch, exec.team);
     // One chunk has all threads inside, of several each has one.
     let alone = Team::alone();
     let inside = if chunks.len() > 1 { Exec { team: &alone, ..exec } } else { exec };
@@ -179,9 +180,6 @@ impl Pass<'_> {
             Attention { rows, position: *position, keys, bias: Some(*bias), causal: false }
         };
         let Scratch { attended, scores, .. } = scratch;
-        if scores.is_empty() {
-            scores.push(Vec::new());
-        }
         let attended = room(attended, rows * inner);
         let queries = (&qkv[*first * 3 * inner..], 3 * inner);
         attention(exec.isa, exec.team, heads, queries, pieces.len(), sequence, attended, scores);

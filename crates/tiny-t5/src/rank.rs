@@ -57,7 +57,7 @@ impl T5 {
                     feeds.extend((0..batch.len()).map(|i| Feed { cache: i, source: i, rows: i..i + 1 }));
                     starts.clear();
                     starts.resize(batch.len(), start);
-                    encoder::encode(model, exec, encoder, batch);
+                    encoder::encode(model, exec, scratch, encoder, batch);
                     decoder::attend_to(model, exec, scratch, decoding, decoder, &encoder.hidden, batch, 0);
                     decoder::begin(model, decoding, decoder, batch.len(), 1);
                     decoder::decode(model, exec, scratch, decoding, (decoder, &model.packed), feeds, starts);

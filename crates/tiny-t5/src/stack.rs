@@ -31,7 +31,20 @@ pub(crate) struct Block {
     pub(crate) feed_forward: FeedForward,
 }
 
+impl Stack {
+    /// Bytes of the weights that a step of the decoder reads.
+    pub(crate) fn step_bytes(&self) -> usize {
+        self.blocks.iter().flat_map(Block::step_matrices).map(Matrix::bytes).sum()
+    }
+}
+
 impl Block {
+    fn step_matrices(&self) -> impl Iterator<Item = &Matrix> {
+        let FeedForward { wi, wo, .. } = &self.feed_forward;
+        let cross = self.cross.iter().flat_map(|cross| [&cross.q, &cross.o]);
+        [&self.qkv, &self.o, wi, wo].into_iter().chain(cross)
+    }
+
     /// The matrices that a step of the decoder reads.
     pub(crate) fn step_matrices_mut(&mut self) -> impl Iterator<Item = &mut Matrix> {
         let FeedForward { wi, wo, .. } = &mut self.feed_forward;
@@ -134,11 +147,19 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
-    /// Scores for every thread of a team.
-    pub(crate) fn for_team(&mut self, team: &Team) {
-        if self.scores.len() < team.threads() {
-            self.scores.resize_with(team.threads(), Vec::new);
+    /// One for every thread of a team, the first of them with scores for all of its threads.
+    pub(crate) fn for_team<'a>(scratch: &'a mut Vec<Scratch>, team: &Team) -> &'a mut [Scratch] {
+        let threads = team.threads();
+        if scratch.len() < threads {
+            scratch.resize_with(threads, Scratch::default);
         }
+        for (i, scratch) in scratch.iter_mut().enumerate() {
+            let len = if i == 0 { threads } else { 1 };
+            if scratch.scores.len() < len {
+                scratch.scores.resize_with(len, Vec::new);
+            }
+        }
+        scratch
     }
 }
 

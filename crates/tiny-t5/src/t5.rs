@@ -585,7 +585,7 @@ impl T5 {
         const CHUNK: usize = 64;
         let model = self.model();
         let State { scratch, encoder, decoder: decoding, .. } = state;
-        crate::encoder::encode(model, exec, encoder, &[source]);
+        crate::encoder::encode(model, exec, scratch, encoder, &[source]);
         crate::decoder::attend_to(model, exec, scratch, decoding, decoder, &encoder.hidden, &[source], 0);
         crate::decoder::begin(model, decoding, decoder, 1, decoder_ids.len());
         for ids in decoder_ids.chunks(CHUNK) {

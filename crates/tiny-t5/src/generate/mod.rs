@@ -110,7 +110,8 @@ pub struct Timings {
 /// The buffers of a session: all that a call needs beside the model.
 #[derive(Default)]
 pub(crate) struct State {
-    pub(crate) scratch: Scratch,
+    /// A thread's.
+    pub(crate) scratch: Vec<Scratch>,
     pub(crate) encoder: EncoderState,
     pub(crate) decoder: DecoderState,
     pub(crate) logits: Vec<f32>,
@@ -366,7 +367,7 @@ impl<'a> Search<'a> {
             });
             let group = &sources[first..first + fits.count().max(1)];
             let start = Instant::now();
-            encoder::encode(self.model, self.exec, encoder, group);
+            encoder::encode(self.model, self.exec, scratch, encoder, group);
             let encoded = ms(start);
             decoder::attend_to(self.model, self.exec, scratch, decoder, self.decoder, &encoder.hidden, group, first);
             self.timings.encode_ms += encoded;

@@ -14,6 +14,7 @@
 //! so a claim succeeds only for the region that the word describes. The caller returns from a region when all its chunks
 //! are done, and only then may the job that they point to die.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use sync::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
@@ -37,8 +38,9 @@ type Job<'a> = dyn Fn(usize, usize) + Sync + 'a;
 
 /// What the caller and its helpers share.
 struct Shared {
-    /// epoch << 32 | chunks << 16 | next chunk
-    claim: AtomicU64,
+    watched: Watched,
+    /// Threads that may take part.
+    threads: usize,
     /// The job of the current epoch: a pointer to the caller's `&Job`.
     job: AtomicPtr<()>,
     /// Chunks of the current epoch that are finished.
@@ -47,38 +49,48 @@ struct Shared {
     taken: AtomicBool,
     /// A chunk panicked.
     panicked: AtomicBool,
-    /// The team has ended or rests: helpers go home.
-    closed: AtomicBool,
     /// Helpers that were asked for and have not gone home.
     helpers: AtomicU32,
     /// Worker numbers that no helper holds.
     free: Mutex<Vec<usize>>,
 }
 
+/// What idle helpers look at all the time, in lines of the caches of its own: every store to such a line waits until it is back.
+#[repr(align(128))]
+struct Watched {
+    /// epoch << 32 | chunks << 16 | next chunk
+    claim: AtomicU64,
+    /// The team has ended or rests: helpers go home.
+    closed: AtomicBool,
+}
+
 impl Shared {
     fn new(threads: usize) -> Shared {
         Shared {
-            claim: AtomicU64::new(0),
+            watched: Watched { claim: AtomicU64::new(0), closed: AtomicBool::new(false) },
+            threads,
             job: AtomicPtr::new(std::ptr::null_mut()),
             done: AtomicUsize::new(0),
             taken: AtomicBool::new(false),
             panicked: AtomicBool::new(false),
-            closed: AtomicBool::new(false),
             helpers: AtomicU32::new(0),
             free: Mutex::new((1..threads).collect()),
         }
     }
 
-    /// Claims a chunk of the current region.
-    fn claim(&self) -> Option<usize> {
-        let mut word = self.claim.load(Ordering::Acquire);
+    /// Claims some chunks of the current region: a thread's share of what is left, so that few claims cross from core to core, and the
+    /// last ones are single.
+    fn claim(&self) -> Option<Range<usize>> {
+        let claim = &self.watched.claim;
+        let mut word = claim.load(Ordering::Acquire);
         loop {
-            let (chunks, next) = ((word >> 16) as u16, word as u16);
+            let (chunks, next) = (usize::from((word >> 16) as u16), usize::from(word as u16));
             if next >= chunks {
                 return None;
             }
-            match self.claim.compare_exchange_weak(word, word + 1, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return Some(usize::from(next)),
+            let share = ((chunks - next) / self.threads).max(1);
+            match claim.compare_exchange_weak(word, word + share as u64, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Some(next..next + share),
                 Err(now) => word = now,
             }
         }
@@ -87,15 +99,17 @@ impl Shared {
     /// Computes chunks until none is left to claim; whether there was one.
     fn work(&self, worker: usize) -> bool {
         let mut any = false;
-        while let Some(chunk) = self.claim() {
+        while let Some(chunks) = self.claim() {
             any = true;
             let job = self.job.load(Ordering::Acquire).cast::<&Job<'_>>();
-            let finished = Finished(self);
-            // SAFETY: `job` points to the `&Job` on the stack of `Team::run`, which does not return before `done`
-            // counts every chunk of its epoch; this claimed chunk is counted only when `finished` drops. The pointer is
-            // of the claimed epoch: it was stored before the word that the claim read, and the next epoch begins
-            // after this chunk is done.
-            unsafe { (*job)(worker, chunk) };
+            let finished = Finished(self, chunks.len());
+            for chunk in chunks {
+                // SAFETY: `job` points to the `&Job` on the stack of `Team::run`, which does not return before `done`
+                // counts every chunk of its epoch; these claimed chunks are counted only when `finished` drops. The pointer
+                // is of the claimed epoch: it was stored before the word that the claim read, and the next epoch begins
+                // after these chunks are done.
+                unsafe { (*job)(worker, chunk) };
+            }
             drop(finished);
         }
         any
@@ -110,7 +124,7 @@ impl Shared {
             return;
         };
         let mut idle = 0;
-        while !self.closed.load(Ordering::Acquire) && idle < SPINS + YIELDS {
+        while !self.watched.closed.load(Ordering::Acquire) && idle < SPINS + YIELDS {
             // A panic in a job is reported by `Finished`, and raised again by the caller of the region.
             let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.work(worker))).unwrap_or(true);
             if worked {
@@ -125,15 +139,15 @@ impl Shared {
     }
 }
 
-/// Counts a chunk as done, also where its job panics.
-struct Finished<'a>(&'a Shared);
+/// Counts so many chunks as done, also where one panics and the others never run.
+struct Finished<'a>(&'a Shared, usize);
 
 impl Drop for Finished<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.panicked.store(true, Ordering::Release);
         }
-        self.0.done.fetch_add(1, Ordering::AcqRel);
+        self.0.done.fetch_add(self.1, Ordering::AcqRel);
     }
 }
 
@@ -183,7 +197,7 @@ impl Team {
     /// that is kept from call to call: between calls nothing spins.
     pub fn rest(&self) {
         if let Some(shared) = &self.shared {
-            shared.closed.store(true, Ordering::Release);
+            shared.watched.closed.store(true, Ordering::Release);
         }
     }
 
@@ -265,7 +279,9 @@ impl Team {
     fn call_helpers(&self) {
         let Some(shared) = &self.shared else { return };
         let wanted = self.threads as u32 - 1;
-        shared.closed.store(false, Ordering::Release);
+        if shared.watched.closed.load(Ordering::Relaxed) {
+            shared.watched.closed.store(false, Ordering::Release);
+        }
         while shared.helpers.load(Ordering::Relaxed) < wanted {
             shared.helpers.fetch_add(1, Ordering::AcqRel);
             let shared = Arc::clone(shared);
@@ -291,7 +307,7 @@ impl Shared {
         impl Drop for Close<'_> {
             fn drop(&mut self) {
                 // Nobody may begin another chunk; those that nobody claimed are counted here.
-                let word = self.0.claim.fetch_or(0xffff, Ordering::AcqRel);
+                let word = self.0.watched.claim.fetch_or(0xffff, Ordering::AcqRel);
                 let claimed = usize::from(word as u16).min(self.1);
                 let mut round = 0;
                 while self.0.done.load(Ordering::Acquire) < claimed {
@@ -302,12 +318,12 @@ impl Shared {
                 self.0.taken.store(false, Ordering::Release);
             }
         }
-        let epoch = (self.claim.load(Ordering::Relaxed) >> 32).wrapping_add(1) & 0xffff_ffff;
+        let epoch = (self.watched.claim.load(Ordering::Relaxed) >> 32).wrapping_add(1) & 0xffff_ffff;
         self.done.store(0, Ordering::Relaxed);
         self.panicked.store(false, Ordering::Relaxed);
         let pointer: *const &Job<'_> = &job;
         self.job.store(pointer.cast_mut().cast(), Ordering::Release);
-        self.claim.store(epoch << 32 | (chunks as u64) << 16, Ordering::Release);
+        self.watched.claim.store(epoch << 32 | (chunks as u64) << 16, Ordering::Release);
         let close = Close(self, chunks);
         self.work(0);
         drop(close);

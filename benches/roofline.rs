@@ -171,7 +171,7 @@ fn screen(isa: Isa, n: usize, k: usize, queries: usize) {
         return;
     }
     let row: Vec<f32> = (0..k).map(|i| (i * 7 % 31) as f32 * 0.1 - 1.5).collect();
-    let scales = ColumnScales::new([&row[..]].into_iter(), k);
+    let scales = ColumnScales::new(&row, k, k);
     let mut arena = Arena::new(screen_bytes(n, k)).unwrap();
     for panel in arena.bytes_mut().chunks_exact_mut(screen_bytes(LANES, k)) {
         assert!(pack_screen(isa, &[Some(&row[..]); LANES], &scales, panel));
@@ -203,7 +203,7 @@ fn near(isa: Isa, n: usize, k: usize, rows: usize) {
     }
     let row = |lane: usize| (0..k).map(|i| (i * (7 + lane) % 31) as f32 * 0.1 - 1.5).collect::<Vec<f32>>();
     let panel: [Vec<f32>; LANES] = std::array::from_fn(row);
-    let scales = ColumnScales::new(panel.iter().map(Vec::as_slice), k);
+    let scales = ColumnScales::new(&panel.concat(), k, k);
     let mut arena = Arena::new(near_bytes(n, k)).unwrap();
     for mut to in near_panels(n, k, arena.bytes_mut()) {
         assert!(to.pack(isa, &std::array::from_fn(|lane| Some(&panel[lane][..])), &scales));
@@ -239,7 +239,7 @@ fn packing(isa: Isa, n: usize, k: usize) {
         return;
     }
     let rows: Vec<f32> = (0..n * k).map(|i| (i % 251) as f32 * 0.01 - 1.0).collect();
-    let scales = ColumnScales::new(rows.chunks(k).take(9), k);
+    let scales = ColumnScales::new(&rows[..9 * k], k, k);
     let mut arena = Arena::new(screen_bytes(n, k)).unwrap();
     let each = |lane: usize, panel: usize| &rows[(panel * LANES + lane) * k..][..k];
     let (fast, median) = time(10, || {

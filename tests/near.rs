@@ -8,7 +8,7 @@ use tiny_t5_kernels::*;
 
 /// A packed copy and its columns; none where it declines.
 fn packed(isa: Isa, w: &[f32], n: usize, k: usize) -> Option<(Vec<f32>, ColumnScales)> {
-    let columns = ColumnScales::new(w.chunks(k).step_by(3), k);
+    let columns = ColumnScales::new(w, 3 * k, k);
     // Floats, so that it is aligned for them.
     let mut bytes = vec![0f32; near_bytes(n, k) / 4];
     for (i, mut panel) in near_panels(n, k, bytemuck::cast_slice_mut(&mut bytes)).into_iter().enumerate() {

@@ -14,7 +14,7 @@ fn full(h: &[f32], w: &[f32], n: usize, k: usize) -> usize {
 
 /// The winner by the screen; none where it declines.
 fn screened(isa: Isa, h: &[f32], w: &[f32], n: usize, k: usize, digits: usize) -> Option<usize> {
-    let scales = ColumnScales::new(w.chunks(k).step_by(3), k);
+    let scales = ColumnScales::new(w, 3 * k, k);
     let mut packed = vec![0u8; screen_bytes(n, k)];
     for (i, panel) in packed.chunks_exact_mut(screen_bytes(LANES, k)).enumerate() {
         let wide: Vec<Vec<f32>> = w.chunks_exact(k).skip(i * LANES).take(LANES).map(|row| wide(row, k)).collect();
@@ -108,7 +108,7 @@ fn scan_many_queries_and_threads_equal_one() {
 
 fn scan_many(n: usize, k: usize) {
     let (_, w) = deceive(14, 7, n, k);
-    let scales = ColumnScales::new(w.chunks(k), k);
+    let scales = ColumnScales::new(&w, k, k);
     let mut packed = vec![0u8; screen_bytes(n, k)];
     for (i, panel) in packed.chunks_exact_mut(screen_bytes(LANES, k)).enumerate() {
         let wide: Vec<Vec<f32>> = w.chunks_exact(k).skip(i * LANES).take(LANES).map(|row| wide(row, k)).collect();

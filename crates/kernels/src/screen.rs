@@ -58,11 +58,12 @@ pub struct ColumnScales {
 }
 
 impl ColumnScales {
-    /// Scales near the root of each column's mean square over sample rows `[k]`.
-    pub fn new<'a>(rows: impl Iterator<Item = &'a [f32]>, k: usize) -> ColumnScales {
+    /// Scales near the root of each column's mean square over sample rows [count, stride], of which k columns count.
+    #[must_use]
+    pub fn new(rows: &[f32], stride: usize, k: usize) -> ColumnScales {
         let mut squares = vec![0f64; k];
         let mut count = 0;
-        for row in rows {
+        for row in rows.chunks(stride.max(1)) {
             count += 1;
             squares.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x) * f64::from(*x));
         }
@@ -169,6 +170,8 @@ fn quantise<S: Simd>(s: S, row: &[f32], inverse: &[f32], out: &mut [[i8; LANES]]
     let zero = s.splat(0.0);
     let mut top = zero;
     for (x, c) in row.iter().zip(inverse) {
+        // The same row of the panel that comes next, where they lie one behind the other. An address only.
+        s.prefetch(x.as_ptr().wrapping_add(LANES * row.len() * LANES).cast());
         let x = s.mul(s.load_array(x), s.load_array(c));
         top = s.max(s.max(x, s.sub(zero, x)), top);
     }

@@ -231,7 +231,7 @@ impl LmHead {
         // A thousand rows show which columns are outliers; the first ones, since others would bring all pages of the file.
         let mut samples = Vec::new();
         let samples = weights::rows(&self.tensor(model), 0, n.min(1024), model.dtype, &mut samples);
-        let scales = ColumnScales::new(samples.chunks_exact(padded(k)).map(|row| &row[..k]), k);
+        let scales = ColumnScales::new(samples, padded(k), k);
         let mut arena = Arena::new(bytes).map_err(memory)?;
         if !pack(&scales, arena.bytes_mut()) {
             return Ok(None);
@@ -261,6 +261,7 @@ impl LmHead {
         for (i, panels) in panels.chunks_mut(part).enumerate() {
             exec.team.chunks_mut(panels, PANELS, |chunk, panels| {
                 let mut floats = Vec::new();
+                tensor.will_read((i * part + chunk * PANELS) * LANES * row_bytes, panels.len() * LANES * row_bytes);
                 for (j, panel) in panels.iter_mut().enumerate() {
                     let first = (i * part + chunk * PANELS + j) * LANES;
                     let count = (n - first).min(LANES);

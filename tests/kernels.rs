@@ -414,7 +414,7 @@ fn attention_over_halves_equals_that_over_the_same_numbers_in_f32() {
         let floats = heads * Keys::key_floats(len, d_kv);
         let (mut keys, mut narrow_keys) = (vec![0.0; floats], vec![f16::NAN; floats]);
         let layout = KeyLayout::by_head(shape, len);
-        Keys::write(&mut keys, shape, layout, 0, &wide[..len * width], width);
+        Keys::write(Isa::best(), &mut keys, shape, layout, 0, &wide[..len * width], width);
         // In two parts, as a decoder appends them.
         let cut = len / 3 * width;
         let isa = Isa::best();
@@ -455,7 +455,7 @@ fn attention_is_near_plain_loops_and_equal_everywhere() {
         // As caches keep keys, and as the encoder does.
         let layout = if len % 2 == 0 { KeyLayout::by_head(shape, len) } else { KeyLayout::by_position(shape) };
         let mut keys = vec![0.0; heads * Keys::key_floats(len, d_kv)];
-        Keys::write(&mut keys, shape, layout, 0, k, width);
+        Keys::write(Isa::best(), &mut keys, shape, layout, 0, k, width);
         let stride = 2 * len - 1 + 16;
         let table = small(9, heads * stride);
         for causal in [false, true] {

@@ -12,13 +12,12 @@
 //! and verification of several tokens give the same bits.
 
 use crate::elementwise::to_f16;
-use crate::matmul::{Rows, Weight, tile};
+use crate::matmul::{Rows, Turn, Weight, tile};
 use crate::region::Team;
 use crate::simd::{Isa, Kernel, LANES, Simd, padded, unrolled};
 use crate::softmax::softmax;
 use half::f16;
 use std::ops::Range;
-use wide::f32x4;
 
 /// The keys and values of one sequence, all heads.
 #[derive(Clone, Copy, Debug)]
@@ -92,13 +91,20 @@ impl Keys<'_> {
     ///
     /// # Panics
     /// Where a length does not fit.
-    pub fn write(keys: &mut [f32], shape: Heads, layout: KeyLayout, first: usize, rows: &[f32], stride: usize) {
+    pub fn write(
+        isa: Isa,
+        keys: &mut [f32],
+        shape: Heads,
+        layout: KeyLayout,
+        first: usize,
+        rows: &[f32],
+        stride: usize,
+    ) {
         let d_kv = shape.d_kv;
         for part in parts(first, rows, stride) {
             for head in 0..shape.heads {
-                let keys = &mut keys[head * layout.head + part.block * layout.panel..];
-                let (steps, _) = keys[..d_kv * LANES].as_chunks_mut::<LANES>();
-                write_lanes(steps, part.lane, &part.rows[head * padded(d_kv)..], stride, d_kv);
+                let keys = &mut keys[head * layout.head + part.block * layout.panel..][..d_kv * LANES];
+                write_panel(isa, keys, &part, head * padded(d_kv), stride, d_kv);
             }
         }
     }
@@ -122,16 +128,16 @@ impl Keys<'_> {
             for head in 0..shape.heads {
                 let keys = &mut keys[head * layout.head + part.block * layout.panel..];
                 let (steps, _) = keys[..d_kv * LANES].as_chunks_mut::<LANES>();
-                let rows = &part.rows[head * padded(d_kv)..];
                 for (i, steps) in steps.chunks_mut(LANES).enumerate() {
-                    let rows = &rows[i * LANES..];
+                    let at = head * padded(d_kv) + i * LANES;
                     if part.lane == 0 {
-                        let mut wide = [[0.0; LANES]; LANES];
-                        let wide = &mut wide[..steps.len()];
-                        write_lanes(wide, 0, rows, stride, steps.len());
-                        to_f16(isa, wide.as_flattened(), steps.as_flattened_mut());
+                        let mut wide = [0.0; LANES * LANES];
+                        let wide = &mut wide[..steps.len() * LANES];
+                        write_panel(isa, wide, &part, at, stride, steps.len());
+                        to_f16(isa, wide, steps.as_flattened_mut());
                         continue;
                     }
+                    let rows = &part.rows[at..];
                     for (lane, row) in (part.lane..).zip(rows.chunks(stride)) {
                         let mut key = [f16::ZERO; LANES];
                         to_f16(isa, &row[..LANES], &mut key);
@@ -164,34 +170,17 @@ fn parts(first: usize, rows: &[f32], stride: usize) -> impl Iterator<Item = KeyR
     })
 }
 
-/// Writes rows [positions, stride], of which d_kv numbers count, as the lanes from `lane` on.
-fn write_lanes(steps: &mut [[f32; LANES]], lane: usize, rows: &[f32], stride: usize, d_kv: usize) {
-    let mut keys = rows.chunks(stride).map(|row| &row[..d_kv]);
-    let count = rows.len().div_ceil(stride);
-    for i in (0..count).step_by(4) {
-        let four = std::array::from_fn(|_| keys.next().unwrap_or_default());
-        if i + 4 <= count {
-            transpose(four, steps, lane + i);
-            continue;
-        }
-        for (j, key) in four.iter().enumerate() {
-            steps.iter_mut().zip(*key).for_each(|(step, x)| step[lane + i + j] = *x);
-        }
+/// Writes the `d_kv` numbers from `at` on of each row into a panel `[d_kv][16]`.
+fn write_panel(isa: Isa, panel: &mut [f32], part: &KeyRows<'_>, at: usize, stride: usize, d_kv: usize) {
+    let rows = part.rows.chunks(stride).map(|row| &row[at..][..d_kv]);
+    if rows.len() == LANES {
+        let mut rows = rows.map(bytemuck::cast_slice);
+        let rows = std::array::from_fn(|_| rows.next().unwrap_or_default());
+        return isa.run(Turn { rows: &rows, panel: bytemuck::cast_slice_mut(panel) });
     }
-}
-
-/// Writes four rows as the lanes `lane..lane + 4` of steps, four by four.
-fn transpose(rows: [&[f32]; 4], steps: &mut [[f32; LANES]], lane: usize) {
-    let (fours, rest) = steps.as_chunks_mut::<4>();
-    let parts = rows.map(|row| row.as_chunks::<4>());
-    for (i, steps) in fours.iter_mut().enumerate() {
-        let columns = f32x4::transpose(std::array::from_fn(|row| f32x4::new(parts[row].0[i])));
-        for (step, column) in steps.iter_mut().zip(columns) {
-            step[lane..lane + 4].copy_from_slice(&column.to_array());
-        }
-    }
-    for (i, step) in rest.iter_mut().enumerate() {
-        (0..4).for_each(|row| step[lane + row] = parts[row].1[i]);
+    let (steps, _) = panel.as_chunks_mut::<LANES>();
+    for (lane, key) in (part.lane..).zip(rows) {
+        steps.iter_mut().zip(key).for_each(|(step, x)| step[lane] = *x);
     }
 }
 

@@ -108,7 +108,6 @@ pub(crate) fn decode(
     bias.cover(decoder, model.shape, false, longest);
     group_by_source(feeds, groups);
     let (x, hidden) = (room(x, ids.len() * stride), room(hidden, ids.len() * stride));
-    model.embed(ids.iter().copied(), x);
 
     // The caches in the order of the feeds, so that parts of them can be lent.
     held.extend(feeds.iter().map(|feed| std::mem::take(&mut caches[feed.cache])));
@@ -116,7 +115,7 @@ pub(crate) fn decode(
     // One share has all threads inside, of several each has one.
     let alone = Team::alone();
     let inside = if count > 1 { Exec { team: &alone, ..exec } } else { exec };
-    let pass = Pass { model, exec: inside, decoder, packed, bias, sources };
+    let pass = Pass { model, exec: inside, decoder, packed, bias, sources, ids };
     let mut left = Share { feeds, groups, caches: held, x, hidden, first: 0, attention: Duration::ZERO };
     let mut shares: [_; MOST_SHARES] = std::array::from_fn(|i| left.share(i, count, ids.len(), stride));
     let scratch = Scratch::for_team(scratch, exec.team);
@@ -189,12 +188,13 @@ struct Pass<'a> {
     packed: &'a Packed,
     bias: &'a BiasTables,
     sources: &'a [KvCache],
+    ids: &'a [u32],
 }
 
 impl Pass<'_> {
     /// Takes a share through all blocks and the final norm.
     fn run(&self, scratch: &mut Scratch, share: &mut Share<'_>) {
-        let Pass { model, exec, decoder, packed, bias, sources } = *self;
+        let Pass { model, exec, decoder, packed, bias, sources, ids } = *self;
         let Share { feeds, groups, caches, x, hidden, first, attention: spent } = share;
         if feeds.is_empty() {
             return;
@@ -202,6 +202,7 @@ impl Pass<'_> {
         let shape = model.shape;
         let (rows, inner, heads) = (x.len() / shape.stride(), shape.heads.width(), shape.kernel_heads());
         let own = |rows: &Range<usize>| rows.start - *first..rows.end - *first;
+        model.embed(ids[*first..].iter().copied(), x);
         for (i, block) in decoder.blocks.iter().enumerate() {
             let Scratch { normed, projected, attended, scores, .. } = &mut *scratch;
             let (normed, attended) = (room(normed, x.len()), room(attended, rows * inner));

@@ -79,7 +79,14 @@ pub(crate) fn encode(
     let alone = Team::alone();
     let inside = if chunks.len() > 1 { Exec { team: &alone, ..exec } } else { exec };
 
-    model.embed(sources.iter().copied().flatten().copied(), x);
+    let mut x_left = &mut *x;
+    let mut parts =
+        each_of(chunks, |chunk| (first(&mut x_left, chunk.rows.len() * stride), &pieces[chunk.pieces.clone()]));
+    exec.team.run_parts(scratch, &mut parts[..chunks.len()], |_, part| {
+        let Some((x, pieces)) = part else { return };
+        let ids = |piece: &Piece| &sources[piece.source][piece.position..][..piece.rows.len()];
+        model.embed(pieces.iter().flat_map(ids).copied(), x);
+    });
     for (i, block) in stack.blocks.iter().enumerate() {
         let pass = Pass { model, exec: inside, block, bias: bias.of(i), spans };
         let (mut qkv_left, mut keys_left) = (&mut *qkv, &mut *keys);
@@ -156,7 +163,7 @@ impl Pass<'_> {
             let keys = first(&mut keys_left, piece.rows.len().div_ceil(LANES) * layout.panel);
             let (rows, after) = rows_left.split_at(piece.rows.len() * 3 * inner);
             rows_left = after;
-            Keys::write(keys, heads, layout, 0, &rows[inner..], 3 * inner);
+            Keys::write(exec.isa, keys, heads, layout, 0, &rows[inner..], 3 * inner);
         }
     }
 

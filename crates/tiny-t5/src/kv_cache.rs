@@ -126,7 +126,7 @@ impl KvCache {
         let value = shape.heads * width;
         match &mut self.memory {
             Memory::F32(memory) => {
-                Keys::write(&mut memory[keys], shape, layout, first, &rows[key..], stride);
+                Keys::write(isa, &mut memory[keys], shape, layout, first, &rows[key..], stride);
                 let copy = |to: &mut [f32], from: &[f32]| to.copy_from_slice(from);
                 write_values(&mut memory[values], value_head, first, &rows[key + value..], (stride, width), copy);
             }

@@ -11,6 +11,7 @@ pub(crate) use inputs::Rows;
 pub(crate) use int8::ask_for;
 pub use int8::{Digits, Loss};
 pub use largest::{Leading, largest};
+pub(crate) use panels::Turn;
 pub use panels::{Panels, Storage, WeightType, pack_int8, pack_panel, unpack_panel, widen};
 pub use product::{Epilogue, Product, matmul};
 pub(crate) use product::{Weight, tile};

@@ -190,9 +190,9 @@ pub fn pack_int8(isa: Isa, rows: &[Option<&[f32]>; LANES], k: usize, panel: &mut
 }
 
 /// Packs 16 rows of f32 as they are.
-pub(super) struct Turn<'a> {
-    pub(super) rows: &'a [&'a [u8]; LANES],
-    pub(super) panel: &'a mut [u8],
+pub(crate) struct Turn<'a> {
+    pub(crate) rows: &'a [&'a [u8]; LANES],
+    pub(crate) panel: &'a mut [u8],
 }
 
 impl Kernel for Turn<'_> {

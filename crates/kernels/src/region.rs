@@ -386,7 +386,8 @@ mod model {
                     shared.work(1);
                 })
             };
-            for chunks in [2, 1] {
+            // Of four chunks the first claim takes two.
+            for chunks in [4, 1] {
                 // What a job borrows: it ends with the region.
                 let running = AtomicBool::new(true);
                 let counts: Vec<_> = (0..chunks).map(|_| AtomicUsize::new(0)).collect();

@@ -109,9 +109,10 @@ pub(crate) fn decode(
     group_by_source(feeds, groups);
     let (x, hidden) = (room(x, ids.len() * stride), room(hidden, ids.len() * stride));
 
-    // The caches in the order of the feeds, so that parts of them can be lent.
+    // The caches in the order of the feeds, so that parts of them can be lent. A call that panicked has left some.
+    held.clear();
     held.extend(feeds.iter().map(|feed| std::mem::take(&mut caches[feed.cache])));
-    let count = shares(decoder, exec.team.threads(), ids.len());
+    let count = shares(decoder, exec.team.threads(), groups, ids.len());
     // One share has all threads inside, of several each has one.
     let alone = Team::alone();
     let inside = if count > 1 { Exec { team: &alone, ..exec } } else { exec };
@@ -137,9 +138,12 @@ const MOST_SHARES: usize = 8;
 
 /// In how many shares, a thread each, rows go through all blocks: threads that share the products of some rows instead meet eight times a
 /// block, and exchange what their rows have become.
-fn shares(decoder: &Stack, threads: usize, rows: usize) -> usize {
-    let worth = rows >= threads * SHARE_ROWS && threads <= MOST_SHARES && decoder.step_bytes() <= SHARE_BYTES;
-    if worth { threads } else { 1 }
+///
+/// Shares are cut between sources, the `groups`: none may be so long that the others wait for it.
+fn shares(decoder: &Stack, threads: usize, groups: &[Feed], rows: usize) -> usize {
+    let longest = groups.iter().map(|group| group.rows.len()).max().unwrap_or(0);
+    let even = rows >= threads * SHARE_ROWS && longest <= SHARE_ROWS;
+    if even && threads <= MOST_SHARES && decoder.step_bytes() <= SHARE_BYTES { threads } else { 1 }
 }
 
 /// Some sequences of a call on their way through the decoder.
@@ -271,18 +275,19 @@ mod tests {
     fn shares_are_the_whole_call() {
         let stride = 16;
         for lengths in [&[1; 40][..], &[1], &[70], &[4; 10], &[1, 50, 1, 1], &[3, 3, 30, 3, 1, 1, 1]] {
-            for count in 1..=MOST_SHARES {
+            for (count, tokens) in (1..=MOST_SHARES).flat_map(|count| [(count, 1), (count, 3)]) {
                 let mut feeds = Vec::new();
-                for (source, len) in lengths.iter().enumerate() {
-                    // Sequences of one token each.
-                    let first = feeds.len();
-                    feeds.extend((first..first + len).map(|row| Feed { cache: row, source, rows: row..row + 1 }));
+                // Sequences of some tokens each; sources come again.
+                for (i, len) in lengths.iter().enumerate() {
+                    let (first, source) = (feeds.len(), i % 5);
+                    let rows = |feed| feed * tokens..(feed + 1) * tokens;
+                    feeds.extend((first..first + len).map(|feed| Feed { cache: feed, source, rows: rows(feed) }));
                 }
-                let rows = feeds.len();
+                let rows = feeds.len() * tokens;
                 let mut groups = Vec::new();
                 group_by_source(&feeds, &mut groups);
                 let (mut x, mut hidden) = (vec![0.0; rows * stride], vec![0.0; rows * stride]);
-                let mut caches = vec![KvCache::default(); rows];
+                let mut caches = vec![KvCache::default(); feeds.len()];
                 let mut left = Share {
                     feeds: &feeds,
                     groups: &groups,
@@ -296,10 +301,12 @@ mod tests {
                 for i in 0..count {
                     let share = left.share(i, count, rows, stride);
                     assert_eq!(share.first, row);
-                    row += share.feeds.len();
+                    let own = share.feeds.len() * tokens;
+                    row += own;
                     let of_groups: usize = share.groups.iter().map(|group| group.rows.len()).sum();
-                    let parts = [share.x.len() / stride, share.hidden.len() / stride, share.caches.len(), of_groups];
-                    assert_eq!(parts, [share.feeds.len(); 4], "share {i} of {count}, {lengths:?}");
+                    let of_caches = share.caches.len() * tokens;
+                    let parts = [share.x.len() / stride, share.hidden.len() / stride, of_caches, of_groups];
+                    assert_eq!(parts, [own; 4], "share {i} of {count}, {lengths:?}, {tokens} tokens");
                 }
                 assert_eq!(row, rows);
             }

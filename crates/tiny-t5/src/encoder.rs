@@ -2,7 +2,7 @@
 //!
 //! Rows are cut into chunks, one a thread. In a block they meet only where they look at all keys, so a thread takes its rows
 //! from there to the next block's keys: a block has two regions, and what a row becomes on its way stays in the caches of one
-//! core. Where rows are too few to be cut, threads share every product instead.
+//! core. Where rows are too few for all threads, these share every product instead.
 
 use crate::model::Model;
 use crate::stack::{BiasTables, Block, Exec, Scratch, room};
@@ -201,7 +201,7 @@ impl EncoderState {
     fn lay_out(&mut self, sources: &[&[u32]], panel: usize, threads: usize) {
         let EncoderState { sources: spans, pieces, chunks, .. } = self;
         let total: usize = sources.iter().map(|source| source.len()).sum();
-        let count = threads.min(total / CHUNK_ROWS).clamp(1, MOST_CHUNKS);
+        let count = if total >= threads * CHUNK_ROWS { threads.min(MOST_CHUNKS) } else { 1 };
         spans.clear();
         pieces.clear();
         chunks.clear();

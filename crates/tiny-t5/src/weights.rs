@@ -174,8 +174,8 @@ impl<'a> Plan<'a> {
         }
         let kind = self.kept_kind(n, k).unwrap_or_else(|| {
             let kind = self.width_of(&parts);
-            // That f32 weights need 32 bits shows within a few; otherwise much was read.
-            if kind != WeightType::F32 {
+            // That weights need 32 bits shows within a few of them. Everything else may have read much.
+            if kind != WeightType::F32 || !matches!(self.dtype, Dtype::Auto | Dtype::F32) {
                 self.checkpoint.release();
             }
             kind

@@ -192,7 +192,7 @@ const TILED_ROWS: usize = 8;
 
 /// [`Tiles`] for a product of `m` rows, where they serve: they take 64 inputs at a time.
 pub(super) fn tiles(isa: Isa, m: usize, k: usize) -> Option<Tiles> {
-    isa.tiles().filter(|_| m >= TILED_ROWS && k.is_multiple_of(64))
+    if m >= TILED_ROWS && k > 0 && k.is_multiple_of(64) { isa.tiles() } else { None }
 }
 
 /// Where the quantised inputs of a tile of rows lie, in words: 16 inputs of a digit are a chunk of 4.
@@ -493,7 +493,8 @@ impl<const D: usize> Kernel for Tiled<'_, D> {
         let Tiled(Part { p: Product { m, w, epilogue, .. }, panels, inputs, out, of }, tiles) = self;
         let (groups, size) = (w.k / 4, panel_bytes(w.k));
         let tile = TILE * (groups * D + 1);
-        let tiles = tiles.products();
+        // SAFETY: no other of this thread's kernels runs meanwhile.
+        let tiles = unsafe { tiles.products() };
         let mut sums = [TileSums::ZERO; D];
         // Sums of blocks of inputs but the last.
         let mut dots = [[[0.0; LANES]; 2]; 2 * TILE];
@@ -531,8 +532,8 @@ impl<const D: usize> Kernel for Tiled<'_, D> {
                                         s.int_join(sum, s.int_load(sums[D - 1].of(row, p)), of_weights)
                                     }
                                 };
-                                let before = s.load_array(&dots[row][p]);
-                                let dot = s.add(if block == 0 { s.splat(0.0) } else { before }, s.int_to_f32(sum));
+                                let before = if block == 0 { s.splat(0.0) } else { s.load_array(&dots[row][p]) };
+                                let dot = s.add(before, s.int_to_f32(sum));
                                 if !last {
                                     s.write(dot, &mut dots[row][p]);
                                     continue;

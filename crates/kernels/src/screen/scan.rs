@@ -61,7 +61,8 @@ impl<'a> Screen<'a> {
             bounds.iter_mut().skip(whole).step_by(groups).for_each(|last| *last = Bounds::NONE);
         }
         let out = Out(bounds.as_mut_ptr());
-        let tiles = isa.tiles().filter(|_| digits == 1 && queries.len() >= TILED_QUERIES && self.k.is_multiple_of(64));
+        let tiled = digits == 1 && queries.len() >= TILED_QUERIES && self.k.is_multiple_of(64);
+        let tiles = if tiled { isa.tiles() } else { None };
         let scan = |of: Range<usize>| {
             let scan = Scan { screen: *self, queries, digits, of, out: &out };
             match tiles {
@@ -316,7 +317,8 @@ impl Kernel for Tiled<'_> {
         }
         let Tiled(Scan { screen: Screen { k, panels, .. }, queries, of, out, .. }, tiles) = self;
         let (words, size, groups) = (k / 4, panel_bytes(k), self.0.screen.groups());
-        let tiles = tiles.products();
+        // SAFETY: no other of this thread's kernels runs meanwhile.
+        let tiles = unsafe { tiles.products() };
         let mut sums = [TileSums::ZERO; PANELS / 2];
         let mut digits = [Digits([0; TILE * SCREEN_MAX_K / 4]), Digits([0; TILE * SCREEN_MAX_K / 4])];
         for queries_at in (0..queries.len()).step_by(2 * TILE) {

@@ -1,5 +1,5 @@
 //! AMX (Sapphire Rapids and later): integer products of tiles of 16 rows by 16 outputs, some eight times as many a cycle as
-//! AVX-512 has. Everything else is AVX-512's, and the sums are the same.
+//! AVX-512 has. Everything else is AVX-512's, and the sums are the same; so are those of a system that gives no tiles.
 //!
 //! A tile is 16 lines of 64 bytes. Of inputs a line is a row's 64 bytes; of weights it is a line of a panel as it lies: 4 inputs
 //! of 16 outputs. Rust has no stable intrinsics for it, so the instructions are written out.
@@ -35,15 +35,24 @@ mod here {
     pub(crate) struct Tiles(());
 
     impl Tiles {
-        /// Asks once: processor, and then the system, which gives a process the room for tiles only where it asks.
-        pub(crate) fn probe() -> Option<Tiles> {
+        /// Whether the processor has them.
+        pub(crate) fn probe() -> bool {
             static FOUND: OnceLock<bool> = OnceLock::new();
-            FOUND.get_or_init(|| has_tiles() && may_use_tiles()).then_some(Tiles(()))
+            *FOUND.get_or_init(has_tiles)
+        }
+
+        /// Asks the system, once and only where there is use for them: a process that may use tiles needs larger stacks for signals.
+        pub(crate) fn ask() -> Option<Tiles> {
+            static GIVEN: OnceLock<bool> = OnceLock::new();
+            GIVEN.get_or_init(|| Self::probe() && may_use_tiles()).then_some(Tiles(()))
         }
 
         /// Makes this thread's tiles ready, until the value is dropped.
+        ///
+        /// # Safety
+        /// This thread has no other such value.
         #[inline]
-        pub(crate) fn products(self) -> TileProducts {
+        pub(crate) unsafe fn products(self) -> TileProducts {
             /// Palette 1, and of each of eight tiles the bytes of a line and the lines.
             #[repr(align(64))]
             struct Config([u8; 64]);
@@ -59,7 +68,21 @@ mod here {
                 Config(bytes)
             };
             // SAFETY: `self` is the proof; the configuration is a valid one, of 64 bytes.
-            unsafe { asm!("ldtilecfg [{}]", in(reg) CONFIG.0.as_ptr(), options(nostack, readonly, preserves_flags)) };
+            unsafe {
+                asm!(
+                    "ldtilecfg [{}]",
+                    in(reg) CONFIG.0.as_ptr(),
+                    out("tmm0") _,
+                    out("tmm1") _,
+                    out("tmm2") _,
+                    out("tmm3") _,
+                    out("tmm4") _,
+                    out("tmm5") _,
+                    out("tmm6") _,
+                    out("tmm7") _,
+                    options(nostack, readonly, preserves_flags),
+                );
+            }
             TileProducts(PhantomData)
         }
     }
@@ -86,8 +109,8 @@ mod here {
             asm!(
                 "syscall",
                 inlateout("rax") 158_i64 => result,
-                in("rdi") 0x1023,
-                in("rsi") 18,
+                in("rdi") 0x1023_u64,
+                in("rsi") 18_u64,
                 lateout("rcx") _,
                 lateout("r11") _,
                 options(nostack),
@@ -106,7 +129,7 @@ mod here {
         /// panels (twice the same one where there is no second).
         ///
         /// # Safety
-        /// All rows and panels are valid for reading 64 `steps` inputs.
+        /// All rows, whole tiles of 16, and panels are valid for reading 64 `steps` inputs.
         #[inline(always)]
         pub(crate) unsafe fn sums(
             &self,
@@ -155,6 +178,14 @@ mod here {
                         stride = in(reg) stride,
                         line = in(reg) 64_u64,
                         out = in(reg) out,
+                        out("tmm0") _,
+                        out("tmm1") _,
+                        out("tmm2") _,
+                        out("tmm3") _,
+                        out("tmm4") _,
+                        out("tmm5") _,
+                        out("tmm6") _,
+                        out("tmm7") _,
                         options(nostack),
                     );
                 } else {
@@ -181,6 +212,11 @@ mod here {
                         stride = in(reg) stride,
                         line = in(reg) 64_u64,
                         out = in(reg) out,
+                        out("tmm0") _,
+                        out("tmm1") _,
+                        out("tmm4") _,
+                        out("tmm6") _,
+                        out("tmm7") _,
                         options(nostack),
                     );
                 }
@@ -192,7 +228,20 @@ mod here {
         #[inline]
         fn drop(&mut self) {
             // SAFETY: `self` is the proof that the processor has tiles. What is released need not be saved for this thread.
-            unsafe { asm!("tilerelease", options(nostack, nomem, preserves_flags)) };
+            unsafe {
+                asm!(
+                    "tilerelease",
+                    out("tmm0") _,
+                    out("tmm1") _,
+                    out("tmm2") _,
+                    out("tmm3") _,
+                    out("tmm4") _,
+                    out("tmm5") _,
+                    out("tmm6") _,
+                    out("tmm7") _,
+                    options(nostack, nomem, preserves_flags),
+                );
+            }
         }
     }
 }
@@ -207,11 +256,16 @@ mod here {
 
     impl Tiles {
         #[allow(dead_code)] // without x86 nobody asks
-        pub(crate) fn probe() -> Option<Tiles> {
+        pub(crate) fn probe() -> bool {
+            false
+        }
+
+        #[allow(dead_code)]
+        pub(crate) fn ask() -> Option<Tiles> {
             None
         }
 
-        pub(crate) fn products(self) -> TileProducts {
+        pub(crate) unsafe fn products(self) -> TileProducts {
             match self {}
         }
     }

@@ -246,7 +246,7 @@ impl Isa {
     fn probe(set: Set) -> bool {
         match set {
             #[cfg(target_arch = "x86_64")]
-            Set::Amx => avx512::probe() && Tiles::probe().is_some(),
+            Set::Amx => avx512::probe() && Tiles::probe(),
             #[cfg(target_arch = "x86_64")]
             Set::Avx512 => avx512::probe(),
             #[cfg(target_arch = "x86_64")]
@@ -273,11 +273,11 @@ impl Isa {
         }
     }
 
-    /// Products of whole tiles, where this instruction set has them.
+    /// Products of whole tiles, where this instruction set has them and the system gives them.
     pub(crate) fn tiles(self) -> Option<Tiles> {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Set::Amx => Tiles::probe(),
+            Set::Amx => Tiles::ask(),
             _ => None,
         }
     }

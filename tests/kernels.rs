@@ -84,7 +84,7 @@ fn matmul_equals_the_plain_loop(m: usize, n: usize, k: usize, threads: usize) {
     let (first, second) = (w.len() / (16 * k) / 3, w.len() / (16 * k) / 2);
     let (whole, rest) = w.split_at(first * 16 * k);
     let (middle, last) = rest.split_at((second - first) * 16 * k);
-    let rows = (n % 16 == 0).then_some((Storage::Rows([whole, middle, last]), &expected[0]));
+    let rows = n.is_multiple_of(16).then_some((Storage::Rows([whole, middle, last]), &expected[0]));
     let storages = [
         Storage::F32(&packed[0]),
         Storage::Bf16(bytemuck::cast_slice(halves(1))),
@@ -453,7 +453,7 @@ fn attention_is_near_plain_loops_and_equal_everywhere() {
         let (k, v) = rest.split_at(len * width);
         let shape = Heads { heads, d_kv };
         // As caches keep keys, and as the encoder does.
-        let layout = if len % 2 == 0 { KeyLayout::by_head(shape, len) } else { KeyLayout::by_position(shape) };
+        let layout = if len.is_multiple_of(2) { KeyLayout::by_head(shape, len) } else { KeyLayout::by_position(shape) };
         let mut keys = vec![0.0; heads * Keys::key_floats(len, d_kv)];
         Keys::write(Isa::best(), &mut keys, shape, layout, 0, k, width);
         let stride = 2 * len - 1 + 16;

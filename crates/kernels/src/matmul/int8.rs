@@ -517,12 +517,12 @@ impl<const D: usize> Kernel for Tiled<'_, D> {
                             tiles.sums((x.cast(), second), groups * 4, [w, w.add((pair - 1) * size)], steps, sums);
                         }
                         let last = (block + 1) * BLOCK >= groups;
-                        for row in 0..rows {
+                        for (row, dots) in dots.iter_mut().enumerate().take(rows) {
                             if last {
                                 ask_for(s, next, 2 * size, first + row, m);
                             }
                             let scale = s.splat(*x.add(row / TILE * tile + tile - TILE + row % TILE).cast::<f32>());
-                            for p in 0..pair {
+                            for (p, dots) in dots.iter_mut().enumerate().take(pair) {
                                 let behind = panels.as_ptr().add((panel + p) * size + groups * 4 * LANES);
                                 let sum = s.int_load(sums[0].of(row, p));
                                 let sum = match D {
@@ -532,10 +532,10 @@ impl<const D: usize> Kernel for Tiled<'_, D> {
                                         s.int_join(sum, s.int_load(sums[D - 1].of(row, p)), of_weights)
                                     }
                                 };
-                                let before = if block == 0 { s.splat(0.0) } else { s.load_array(&dots[row][p]) };
+                                let before = if block == 0 { s.splat(0.0) } else { s.load_array(dots) };
                                 let dot = s.add(before, s.int_to_f32(sum));
                                 if !last {
-                                    s.write(dot, &mut dots[row][p]);
+                                    s.write(dot, dots);
                                     continue;
                                 }
                                 let scales = panels.as_ptr().add((panel + p + 1) * size - 2 * LANES * 4).cast::<f32>();

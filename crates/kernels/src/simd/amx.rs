@@ -30,6 +30,19 @@ mod here {
     use std::marker::PhantomData;
     use std::sync::OnceLock;
 
+    /// Instructions, operands and options of an `asm!` that may change all tiles.
+    macro_rules! asm_with_tiles {
+        ([$($line:literal,)*] [$($operand:tt)*] [$($option:ident),*]) => {
+            asm!(
+                $($line,)*
+                $($operand)*
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options($($option),*),
+            )
+        };
+    }
+
     /// Proof that the processor has AMX with integers, and that the system lets this process use it.
     #[derive(Clone, Copy)]
     pub(crate) struct Tiles(());
@@ -69,18 +82,10 @@ mod here {
             };
             // SAFETY: `self` is the proof; the configuration is a valid one, of 64 bytes.
             unsafe {
-                asm!(
-                    "ldtilecfg [{}]",
-                    in(reg) CONFIG.0.as_ptr(),
-                    out("tmm0") _,
-                    out("tmm1") _,
-                    out("tmm2") _,
-                    out("tmm3") _,
-                    out("tmm4") _,
-                    out("tmm5") _,
-                    out("tmm6") _,
-                    out("tmm7") _,
-                    options(nostack, readonly, preserves_flags),
+                asm_with_tiles!(
+                    ["ldtilecfg [{}]",]
+                    [in(reg) CONFIG.0.as_ptr(),]
+                    [nostack, readonly, preserves_flags]
                 );
             }
             TileProducts(PhantomData)
@@ -146,78 +151,73 @@ mod here {
             // SAFETY: `self` is the proof that the tiles are ready; the caller vouches for the reading; `out` is four tiles.
             unsafe {
                 if let Some(second) = second {
-                    asm!(
-                        "tilezero tmm0",
-                        "tilezero tmm1",
-                        "tilezero tmm2",
-                        "tilezero tmm3",
-                        "2:",
-                        "tileloadd tmm6, [{w} + {line}]",
-                        "tileloadd tmm4, [{a} + {stride}]",
-                        "tileloadd tmm7, [{v} + {line}]",
-                        "tileloadd tmm5, [{b} + {stride}]",
-                        "tdpbssd tmm0, tmm4, tmm6",
-                        "tdpbssd tmm1, tmm4, tmm7",
-                        "tdpbssd tmm2, tmm5, tmm6",
-                        "tdpbssd tmm3, tmm5, tmm7",
-                        "add {a}, 64",
-                        "add {b}, 64",
-                        "add {w}, 1024",
-                        "add {v}, 1024",
-                        "dec {steps}",
-                        "jnz 2b",
-                        "tilestored [{out} + {line}], tmm0",
-                        "tilestored [{out} + {line} + 1024], tmm1",
-                        "tilestored [{out} + {line} + 2048], tmm2",
-                        "tilestored [{out} + {line} + 3072], tmm3",
-                        a = inout(reg) first => _,
-                        b = inout(reg) second => _,
-                        w = inout(reg) w[0] => _,
-                        v = inout(reg) w[1] => _,
-                        steps = inout(reg) steps => _,
-                        stride = in(reg) stride,
-                        line = in(reg) 64_u64,
-                        out = in(reg) out,
-                        out("tmm0") _,
-                        out("tmm1") _,
-                        out("tmm2") _,
-                        out("tmm3") _,
-                        out("tmm4") _,
-                        out("tmm5") _,
-                        out("tmm6") _,
-                        out("tmm7") _,
-                        options(nostack),
+                    asm_with_tiles!(
+                        [
+                            "tilezero tmm0",
+                            "tilezero tmm1",
+                            "tilezero tmm2",
+                            "tilezero tmm3",
+                            "2:",
+                            "tileloadd tmm6, [{w} + {line}]",
+                            "tileloadd tmm4, [{a} + {stride}]",
+                            "tileloadd tmm7, [{v} + {line}]",
+                            "tileloadd tmm5, [{b} + {stride}]",
+                            "tdpbssd tmm0, tmm4, tmm6",
+                            "tdpbssd tmm1, tmm4, tmm7",
+                            "tdpbssd tmm2, tmm5, tmm6",
+                            "tdpbssd tmm3, tmm5, tmm7",
+                            "add {a}, 64",
+                            "add {b}, 64",
+                            "add {w}, 1024",
+                            "add {v}, 1024",
+                            "dec {steps}",
+                            "jnz 2b",
+                            "tilestored [{out} + {line}], tmm0",
+                            "tilestored [{out} + {line} + 1024], tmm1",
+                            "tilestored [{out} + {line} + 2048], tmm2",
+                            "tilestored [{out} + {line} + 3072], tmm3",
+                        ]
+                        [
+                            a = inout(reg) first => _,
+                            b = inout(reg) second => _,
+                            w = inout(reg) w[0] => _,
+                            v = inout(reg) w[1] => _,
+                            steps = inout(reg) steps => _,
+                            stride = in(reg) stride,
+                            line = in(reg) 64_u64,
+                            out = in(reg) out,
+                        ]
+                        [nostack]
                     );
                 } else {
-                    asm!(
-                        "tilezero tmm0",
-                        "tilezero tmm1",
-                        "2:",
-                        "tileloadd tmm6, [{w} + {line}]",
-                        "tileloadd tmm4, [{a} + {stride}]",
-                        "tileloadd tmm7, [{v} + {line}]",
-                        "tdpbssd tmm0, tmm4, tmm6",
-                        "tdpbssd tmm1, tmm4, tmm7",
-                        "add {a}, 64",
-                        "add {w}, 1024",
-                        "add {v}, 1024",
-                        "dec {steps}",
-                        "jnz 2b",
-                        "tilestored [{out} + {line}], tmm0",
-                        "tilestored [{out} + {line} + 1024], tmm1",
-                        a = inout(reg) first => _,
-                        w = inout(reg) w[0] => _,
-                        v = inout(reg) w[1] => _,
-                        steps = inout(reg) steps => _,
-                        stride = in(reg) stride,
-                        line = in(reg) 64_u64,
-                        out = in(reg) out,
-                        out("tmm0") _,
-                        out("tmm1") _,
-                        out("tmm4") _,
-                        out("tmm6") _,
-                        out("tmm7") _,
-                        options(nostack),
+                    asm_with_tiles!(
+                        [
+                            "tilezero tmm0",
+                            "tilezero tmm1",
+                            "2:",
+                            "tileloadd tmm6, [{w} + {line}]",
+                            "tileloadd tmm4, [{a} + {stride}]",
+                            "tileloadd tmm7, [{v} + {line}]",
+                            "tdpbssd tmm0, tmm4, tmm6",
+                            "tdpbssd tmm1, tmm4, tmm7",
+                            "add {a}, 64",
+                            "add {w}, 1024",
+                            "add {v}, 1024",
+                            "dec {steps}",
+                            "jnz 2b",
+                            "tilestored [{out} + {line}], tmm0",
+                            "tilestored [{out} + {line} + 1024], tmm1",
+                        ]
+                        [
+                            a = inout(reg) first => _,
+                            w = inout(reg) w[0] => _,
+                            v = inout(reg) w[1] => _,
+                            steps = inout(reg) steps => _,
+                            stride = in(reg) stride,
+                            line = in(reg) 64_u64,
+                            out = in(reg) out,
+                        ]
+                        [nostack]
                     );
                 }
             }
@@ -228,20 +228,7 @@ mod here {
         #[inline]
         fn drop(&mut self) {
             // SAFETY: `self` is the proof that the processor has tiles. What is released need not be saved for this thread.
-            unsafe {
-                asm!(
-                    "tilerelease",
-                    out("tmm0") _,
-                    out("tmm1") _,
-                    out("tmm2") _,
-                    out("tmm3") _,
-                    out("tmm4") _,
-                    out("tmm5") _,
-                    out("tmm6") _,
-                    out("tmm7") _,
-                    options(nostack, nomem, preserves_flags),
-                );
-            }
+            unsafe { asm_with_tiles!(["tilerelease",] [] [nostack, nomem, preserves_flags]) };
         }
     }
 }

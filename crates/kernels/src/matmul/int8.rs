@@ -338,7 +338,7 @@ pub(super) fn product(
 }
 
 /// `len` words from the start of a line of the caches on.
-pub(super) fn lines(words: &mut Vec<u32>, len: usize) -> &mut [u32] {
+pub(crate) fn lines(words: &mut Vec<u32>, len: usize) -> &mut [u32] {
     const WORDS: usize = LINE / 4;
     if words.len() < len + WORDS {
         words.resize(len + WORDS, 0);

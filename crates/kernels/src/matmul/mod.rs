@@ -8,8 +8,8 @@ mod panels;
 mod product;
 
 pub(crate) use inputs::Rows;
-pub(crate) use int8::ask_for;
 pub use int8::{Digits, Loss};
+pub(crate) use int8::{ask_for, lines};
 pub use largest::{Leading, largest};
 pub(crate) use panels::Turn;
 pub use panels::{Panels, Storage, WeightType, pack_int8, pack_panel, unpack_panel, widen};

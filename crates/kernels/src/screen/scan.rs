@@ -1,9 +1,10 @@
 //! The scan: bounds of 64 rows at a time, and which rows they leave over.
 
 use super::{BOUNDS, Quantised, Query, SCREEN_GROUP, SCREEN_MAX_K, TINY, panel_bytes, screen_bytes};
-use crate::matmul::ask_for;
+use crate::matmul::{ask_for, lines};
 use crate::region::{MAX_CHUNKS, Team};
 use crate::simd::{Isa, Kernel, LANES, LINE, Simd, TILE, TileSums, Tiles, unrolled};
+use std::cell::RefCell;
 use std::ops::Range;
 
 /// Panels that share bounds.
@@ -61,21 +62,20 @@ impl<'a> Screen<'a> {
             bounds.iter_mut().skip(whole).step_by(groups).for_each(|last| *last = Bounds::NONE);
         }
         let out = Out(bounds.as_mut_ptr());
-        let tiled = digits == 1 && queries.len() >= TILED_QUERIES && self.k.is_multiple_of(64);
-        let tiles = if tiled { isa.tiles() } else { None };
-        let scan = |of: Range<usize>| {
-            let scan = Scan { screen: *self, queries, digits, of, out: &out };
-            match tiles {
-                None => isa.run(scan),
-                Some(tiles) => isa.run(Tiled(scan, tiles)),
-            }
-        };
-        let chunks = (4 * team.threads()).min(whole.div_ceil(8)).clamp(1, MAX_CHUNKS);
-        if team.threads() == 1 || chunks == 1 {
-            return scan(0..whole);
+        let tiled = digits == 1 && queries.len() >= TILED_QUERIES && self.k > 0 && self.k.is_multiple_of(64);
+        let scan = |of: Range<usize>| Scan { screen: *self, queries, digits, of, out: &out };
+        match if tiled { isa.tiles() } else { None } {
+            None => in_chunks(team, whole, |of| isa.run(scan(of))),
+            Some(tiles) => HIGH_DIGITS.with_borrow_mut(|digits| {
+                let words = self.k / 4;
+                let digits = lines(digits, queries.len().next_multiple_of(TILE) * words);
+                for (to, query) in digits.chunks_exact_mut(words).zip(queries) {
+                    to.iter_mut().zip(&query.coarse.digits).for_each(|(to, [high, _])| *to = *high);
+                }
+                let digits = &*digits;
+                in_chunks(team, whole, |of| isa.run(Tiled { scan: scan(of), digits, tiles }));
+            }),
         }
-        let cut = |i: usize| i * whole / chunks;
-        team.run(chunks, |_, i| scan(cut(i)..cut(i + 1)));
     }
 
     /// The rows not in `apart` that can have the largest product of those, ascending; `bounds` `[groups]` are what [`Screen::scan`]
@@ -130,6 +130,16 @@ impl<'a> Screen<'a> {
         assert!(group < self.groups() && self.fits(query));
         isa.run(Rows { screen: *self, query, group })
     }
+}
+
+/// Scans all groups, some at a time.
+fn in_chunks(team: &Team, groups: usize, scan: impl Fn(Range<usize>) + Sync) {
+    let chunks = (4 * team.threads()).min(groups.div_ceil(8)).clamp(1, MAX_CHUNKS);
+    if team.threads() == 1 || chunks == 1 {
+        return scan(0..groups);
+    }
+    let cut = |i: usize| i * groups / chunks;
+    team.run(chunks, |_, i| scan(cut(i)..cut(i + 1)));
 }
 
 struct Out(*mut Bounds);
@@ -301,12 +311,18 @@ unsafe fn interval<S: Simd>(s: S, query: &Quantised, [high, low]: [S::I; 2], bou
 /// Queries from which [`Tiles`] pay, where the processor has them.
 const TILED_QUERIES: usize = 8;
 
-/// A scan by [`Tiles`], with one digit: 32 queries at a time, the same sums.
-struct Tiled<'a>(Scan<'a>, Tiles);
+thread_local! {
+    /// The high digits of queries [queries, k], whole tiles of them: kept from call to call.
+    static HIGH_DIGITS: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+}
 
-/// The high digits of 16 queries, as they lie in a tile: [16][k].
-#[repr(align(64))]
-struct Digits([u32; TILE * SCREEN_MAX_K / 4]);
+/// A scan by [`Tiles`], with one digit: 32 queries at a time, the same sums.
+struct Tiled<'a> {
+    scan: Scan<'a>,
+    /// [queries, k], whole tiles
+    digits: &'a [u32],
+    tiles: Tiles,
+}
 
 impl Kernel for Tiled<'_> {
     type Out = ();
@@ -315,27 +331,23 @@ impl Kernel for Tiled<'_> {
         if !S::TILES {
             return; // never asked for; no code is made for it
         }
-        let Tiled(Scan { screen: Screen { k, panels, .. }, queries, of, out, .. }, tiles) = self;
-        let (words, size, groups) = (k / 4, panel_bytes(k), self.0.screen.groups());
+        let Tiled { scan: Scan { screen, queries, of, out, .. }, digits, tiles } = self;
+        let Screen { k, panels, .. } = screen;
+        let (words, size, groups) = (k / 4, panel_bytes(k), screen.groups());
         // SAFETY: no other of this thread's kernels runs meanwhile.
         let tiles = unsafe { tiles.products() };
         let mut sums = [TileSums::ZERO; PANELS / 2];
-        let mut digits = [Digits([0; TILE * SCREEN_MAX_K / 4]), Digits([0; TILE * SCREEN_MAX_K / 4])];
         for queries_at in (0..queries.len()).step_by(2 * TILE) {
             let queries = &queries[queries_at..][..(queries.len() - queries_at).min(2 * TILE)];
-            for (i, query) in queries.iter().enumerate() {
-                let to = &mut digits[i / TILE].0[i % TILE * words..][..words];
-                to.iter_mut().zip(&query.coarse.digits).for_each(|(to, [high, _])| *to = *high);
-            }
-            let second = (queries.len() > TILE).then(|| digits[1].0.as_ptr().cast());
+            let first: *const u8 = digits[queries_at * words..].as_ptr().cast();
+            let second = (queries.len() > TILE).then(|| digits[(queries_at + TILE) * words..].as_ptr().cast());
             for group in of.clone() {
                 // SAFETY: `scan` gives whole groups, and found the queries as long as the panels ask for; a panel is `size` bytes,
-                // the bounds last; tiles hold 16 rows of `words`.
+                // the bounds last; `digits` holds whole tiles of 16 rows.
                 unsafe {
                     let w = panels.as_ptr().add(group * PANELS * size).cast::<i8>();
                     for (pair, sums) in sums.iter_mut().enumerate() {
                         let w = w.add(2 * pair * size);
-                        let first = digits[0].0.as_ptr().cast();
                         tiles.sums((first, second), words * 4, [w, w.add(size)], words / TILE, sums);
                     }
                     for (i, query) in queries.iter().enumerate() {

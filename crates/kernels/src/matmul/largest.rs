@@ -5,11 +5,12 @@
 //! have the largest; the others, few, are computed as [`super::matmul`] computes them.
 
 use super::int8::{
-    self, BLOCK, CHUNK, Digits, Layout, ROUND, ask_for, height, lines, most, nearest, panel_bytes, scale_of,
-    store_digits, sums, tiles,
+    self, BLOCK, CHUNK, Digits, Layout, ROUND, height, lines, most, nearest, panel_bytes, scale_of, store_digits, sums,
+    tiles,
 };
 use super::panels::{Panels, Storage};
 use super::product::{Epilogue, Product};
+use super::tiled::ask_for;
 use crate::region::{MAX_CHUNKS, Team};
 use crate::simd::{Isa, Kernel, LANES, LINE, Simd, TILE, TileSums, Tiles, unrolled};
 use std::cell::RefCell;

@@ -6,12 +6,14 @@ mod int8;
 mod largest;
 mod panels;
 mod product;
+mod tiled;
 
 pub(crate) use inputs::Rows;
+pub(crate) use int8::lines;
 pub use int8::{Digits, Loss};
-pub(crate) use int8::{ask_for, lines};
 pub use largest::{Leading, largest};
 pub(crate) use panels::Turn;
 pub use panels::{Panels, Storage, WeightType, pack_int8, pack_panel, unpack_panel, widen};
 pub use product::{Epilogue, Product, matmul};
 pub(crate) use product::{Weight, tile};
+pub(crate) use tiled::ask_for;

@@ -13,6 +13,7 @@
 //!
 //! Two digits read no more bytes than one: for one row, which waits for memory, the second is free on AVX-512. For many
 //! rows, which wait for arithmetic, it doubles the time. Where the processor multiplies whole tiles ([`Tiles`]) so do several rows.
+//! AVX2 takes inputs as one number of 16 bits ([`Simd::PAIRS`]), in the same time for both.
 //!
 //! A panel is `[k / 4][16][4]` bytes, for every block of inputs the 16 sums of q as i32, then the 16 scales, and the norms of q rounded
 //! up, as f32.
@@ -43,11 +44,9 @@ pub(super) fn most(digits: Digits) -> f32 {
 }
 
 impl Digits {
-    fn count(self) -> usize {
-        match self {
-            Digits::One => 1,
-            Digits::Two => 2,
-        }
+    /// Bytes that an input takes.
+    fn bytes<S: Simd>(self) -> usize {
+        if S::PAIRS || self == Digits::Two { 2 } else { 1 }
     }
 }
 
@@ -205,42 +204,56 @@ pub(super) struct Layout {
     pub(super) chunk: usize,
     pub(super) row: usize,
     digit: usize,
-    /// What signed digits are flipped with.
-    pub(super) flip: u32,
+    /// Digits are stored as [`Simd::signed`] makes them.
+    pub(super) signed: bool,
 }
 
 impl Layout {
-    /// For the tile that begins with `left` rows to go. [`Tiles`] take rows as they lie, `[digits][16][k]`; otherwise it is
-    /// `[k / 16][rows][digits]` chunks.
+    /// For the tile that begins with `left` rows to go, of inputs of so many bytes. [`Tiles`] take rows as they lie, `[digits][16][k]`; otherwise it is
+    /// `[k / 16][rows][digits]` chunks, pairs of numbers of 16 bits like two digits.
     #[inline(always)]
-    pub(super) fn of<S: Simd>(tiled: bool, left: usize, digits: Digits, k: usize) -> Layout {
+    pub(super) fn of<S: Simd>(tiled: bool, left: usize, digits: Digits, bytes: usize, k: usize) -> Layout {
         if tiled {
             let row = k.div_ceil(LANES) * CHUNK;
-            return Layout { rows: TILE, chunk: CHUNK, row, digit: TILE * row, flip: 0 };
+            return Layout { rows: TILE, chunk: CHUNK, row, digit: TILE * row, signed: false };
         }
-        let (rows, count) = (height::<S>(left, digits, k), digits.count());
-        Layout { rows, chunk: rows * count * CHUNK, row: count * CHUNK, digit: CHUNK, flip: S::SIGNED }
+        let (rows, row) = (height::<S>(left, digits, k), bytes * CHUNK);
+        Layout { rows, chunk: rows * row, row, digit: CHUNK, signed: true }
     }
 }
 
 /// Words of a digit of 16 inputs.
 pub(super) const CHUNK: usize = LANES / 4;
 
-/// Words of a quantised row: its digits, 4 inputs a word, in whole chunks of 16, and its scale.
-fn words(k: usize, digits: Digits) -> usize {
-    k.div_ceil(LANES) * CHUNK * digits.count() + 1
+/// Words of a quantised row: its digits, 4 inputs a word, or pairs, in whole chunks of 16, and its scale.
+#[inline(always)]
+fn words<S: Simd>(k: usize, digits: Digits) -> usize {
+    k.div_ceil(LANES) * CHUNK * digits.bytes::<S>() + 1
+}
+
+/// [`words`] on an instruction set.
+struct Words(usize, Digits);
+
+impl Kernel for Words {
+    type Out = usize;
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> usize {
+        words::<S>(self.0, self.1)
+    }
 }
 
 /// Rows that a thread quantises at a time: whole tiles.
 const QUANTISED: usize = 16;
 
-/// Stores a digit of 16 inputs, flipped where they are signed.
+/// Stores a digit of 16 inputs, where it is `signed` as [`Simd::signed`] makes it.
 #[inline(always)] // a closure would lose the instruction set
-pub(super) fn store_digits<S: Simd>(s: S, digits: S::F, flip: u32, to: &mut [u32]) {
+pub(super) fn store_digits<S: Simd>(s: S, digits: S::F, signed: bool, to: &mut [u32]) {
     let to = to.first_chunk_mut::<CHUNK>().expect("a chunk of words");
     // SAFETY: `to` holds 16 bytes.
     unsafe { s.store_i8(to.as_mut_ptr().cast(), digits) };
-    to.iter_mut().for_each(|word| *word ^= flip);
+    if signed {
+        to.iter_mut().for_each(|word| *word = S::signed(*word));
+    }
 }
 
 /// Quantises rows: a tile after the other, its digits as [`Layout`] says and then its scales; high digits come first.
@@ -263,8 +276,8 @@ impl Kernel for Quantise<'_> {
         let mut first = self.first;
         let mut rest = self.out;
         while !rest.is_empty() {
-            let size = words(w.k, self.digits);
-            let at = Layout::of::<S>(self.tiled, rest.len() / size, self.digits, w.k);
+            let size = words::<S>(w.k, self.digits);
+            let at = Layout::of::<S>(self.tiled, rest.len() / size, self.digits, self.digits.bytes::<S>(), w.k);
             let (tile, after) = rest.split_at_mut(at.rows * size);
             rest = after;
             let (tile, scales) = tile.split_at_mut(tile.len() - at.rows);
@@ -279,16 +292,22 @@ impl Kernel for Quantise<'_> {
                 for (i, x) in registers.enumerate() {
                     let to = &mut tile[i * at.chunk + row * at.row..];
                     let whole = nearest(s, s.load_array(x), up, most);
+                    if S::PAIRS {
+                        let to = to.first_chunk_mut::<{ 2 * CHUNK }>().expect("two chunks of words");
+                        // SAFETY: `to` holds 8 words.
+                        unsafe { s.store_pairs(to.as_mut_ptr(), whole) };
+                        continue;
+                    }
                     if self.digits == Digits::One {
-                        store_digits(s, whole, at.flip, to);
+                        store_digits(s, whole, at.signed, to);
                         continue;
                     }
                     // x + 8192 = 128 high + low: a multiple of 1/128, less a half and a bit, rounds to the whole below it.
                     let moved = s.add(whole, s.splat(8192.0));
                     let below = s.mul_add(moved, s.splat(1.0 / 128.0), s.splat(1.0 / 256.0 - 0.5));
                     let high = s.sub(s.add(below, s.splat(ROUND)), s.splat(ROUND));
-                    store_digits(s, high, 0, to);
-                    store_digits(s, s.mul_add(high, s.splat(-128.0), moved), 0, &mut to[at.digit..]);
+                    store_digits(s, high, false, to);
+                    store_digits(s, s.mul_add(high, s.splat(-128.0), moved), false, &mut to[at.digit..]);
                 }
             }
             first += at.rows;
@@ -309,7 +328,7 @@ pub(super) fn product(
     assert_eq!(panels.len(), count * panel_bytes(p.w.k), "packed weights of a matrix [{}, {}]", p.w.n, p.w.k);
     let tiles = tiles(isa, p.m, p.w.k);
     INPUTS.with_borrow_mut(|inputs| {
-        let size = words(p.w.k, digits);
+        let size = isa.run(Words(p.w.k, digits));
         let inputs = lines(inputs, if tiles.is_some() { p.m.next_multiple_of(TILE) } else { p.m } * size);
         let quantise = |i: usize, out: &mut [u32]| {
             isa.run(Quantise { p: &p, digits, tiled: tiles.is_some(), first: i * QUANTISED, out });
@@ -435,7 +454,7 @@ impl<const D: usize> Part<'_, D> {
         // SAFETY: a panel is `size` bytes: groups of 64, then the sums of every block, scales and norms; a tile of the inputs is M
         // rows of `row_words`, as `Quantise` made it.
         unsafe {
-            let row_words = self.p.w.k.div_ceil(LANES) * CHUNK * D + 1;
+            let row_words = words::<S>(self.p.w.k, if D == 1 { Digits::One } else { Digits::Two });
             let w = self.panels.as_ptr().add(panel * size).cast::<i8>();
             let x = self.inputs.as_ptr().add(row * row_words);
             let steps = x.add(M * (row_words - 1)).cast::<f32>();
@@ -443,11 +462,12 @@ impl<const D: usize> Part<'_, D> {
             let ahead = (M > 2).then(|| w.wrapping_add(P * size + row / M * (groups / CHUNK) * LINE));
             for block in 0..groups.div_ceil(BLOCK) {
                 let of = block * BLOCK..((block + 1) * BLOCK).min(groups);
-                let sums = sums::<S, M, P, D>(s, (x, w), size, of, ahead);
+                let sums = sums::<S, M, P, D>(s, (x, w), size, of, ahead, S::PAIRS);
                 unrolled!(M, m => {
                     unrolled!(P of 4, p => {
                         let of_weights = w.add(p * size + groups * 4 * LANES).cast::<i32>().add(block * LANES);
                         let sum = match D {
+                            _ if S::PAIRS => sums[m][p][0],
                             1 => s.int_signed(sums[m][p][0], of_weights),
                             _ => s.int_join(sums[m][p][0], sums[m][p][D - 1], of_weights),
                         };
@@ -474,8 +494,8 @@ impl<const D: usize> Part<'_, D> {
 /// The one inner loop: the sums of M rows of inputs, of `D` digits, with P panels, `size` bytes from one to the next, over
 /// the words `of`. Every fourth word asks for a further line of `ahead`.
 ///
-/// `x` are the inputs of the tile, `[k / 16][M][D][4]` words; `w` are the weights of its first panel. Words are written out by four;
-/// see `product::tile`.
+/// `x` are the inputs of the tile, `[k / 16][M][D][4]` words, or `[k / 16][M][4][2]` `pairs`; `w` are the weights of its first panel.
+/// Words are written out by four; see `product::tile`.
 ///
 /// # Safety
 /// They are there; `of` begins at a multiple of 4.
@@ -486,7 +506,9 @@ pub(super) unsafe fn sums<S: Simd, const M: usize, const P: usize, const D: usiz
     size: usize,
     of: Range<usize>,
     ahead: Option<*const i8>,
+    pairs: bool,
 ) -> [[[S::I; D]; P]; M] {
+    let words = if pairs { 2 } else { D };
     let mut sums = [[[s.int_zero(); D]; P]; M];
     let mut first = of.start;
     // SAFETY: words below `of.end` are there.
@@ -495,13 +517,13 @@ pub(super) unsafe fn sums<S: Simd, const M: usize, const P: usize, const D: usiz
             if let Some(ahead) = ahead {
                 s.prefetch(ahead.wrapping_add((first - of.start) / CHUNK * LINE).cast());
             }
-            let at = (x.add(first * M * D), w.add(first * 4 * LANES));
-            unrolled!(CHUNK of 4, i => { sums = add_word::<S, M, P, D>(s, at, size, i, sums); });
+            let at = (x.add(first * M * words), w.add(first * 4 * LANES));
+            unrolled!(CHUNK of 4, i => { sums = add_word::<S, M, P, D>(s, at, size, i, sums, pairs); });
             first += CHUNK;
         }
-        let at = (x.add(first * M * D), w.add(first * 4 * LANES));
+        let at = (x.add(first * M * words), w.add(first * 4 * LANES));
         for i in 0..of.end - first {
-            sums = add_word::<S, M, P, D>(s, at, size, i, sums);
+            sums = add_word::<S, M, P, D>(s, at, size, i, sums, pairs);
         }
     }
     sums
@@ -518,17 +540,22 @@ unsafe fn add_word<S: Simd, const M: usize, const P: usize, const D: usize>(
     size: usize,
     i: usize,
     mut sums: [[[S::I; D]; P]; M],
+    pairs: bool,
 ) -> [[[S::I; D]; P]; M] {
     // SAFETY: as the caller's.
     unsafe {
         unrolled!(M, m => {
             unrolled!(P of 4, p => {
-                let (x, w) = (x.add(m * D * CHUNK + i), w.add(p * size + i * 4 * LANES));
-                if D == 1 {
-                    sums[m][p][0] = s.dot4_signed(sums[m][p][0], *x, w);
+                let w = w.add(p * size + i * 4 * LANES);
+                let row = x.add(m * D * CHUNK + i);
+                if pairs {
+                    let row = x.add(2 * (m * CHUNK + i));
+                    sums[m][p][0] = s.dot4_pairs(sums[m][p][0], *row, *row.add(1), w);
+                } else if D == 1 {
+                    sums[m][p][0] = s.dot4_signed(sums[m][p][0], *row, w);
                 } else {
-                    sums[m][p][0] = s.dot4(sums[m][p][0], *x, w);
-                    sums[m][p][D - 1] = s.dot4(sums[m][p][D - 1], *x.add(CHUNK), w);
+                    sums[m][p][0] = s.dot4(sums[m][p][0], *row, w);
+                    sums[m][p][D - 1] = s.dot4(sums[m][p][D - 1], *row.add(CHUNK), w);
                 }
             });
         });

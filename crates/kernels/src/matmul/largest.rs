@@ -147,7 +147,7 @@ impl Kernel for Round<'_> {
         let mut rows = a.chunks(lda).take(self.p.m);
         let mut rest = self.out;
         while !rest.is_empty() {
-            let at = Layout::of::<S>(self.tiled, rest.len() / words(w.k), Digits::One, w.k);
+            let at = Layout::of::<S>(self.tiled, rest.len() / words(w.k), Digits::One, 1, w.k);
             let (tile, after) = rest.split_at_mut(at.rows * words(w.k));
             rest = after;
             let (tile, behind) = tile.split_at_mut(tile.len() - 2 * at.rows);
@@ -165,7 +165,7 @@ impl Kernel for Round<'_> {
                     let left = s.mul_add(high, s.splat(-128.0), whole);
                     squares = s.mul_add(left, left, squares);
                     highs = s.mul_add(high, high, highs);
-                    store_digits(s, high, at.flip, &mut tile[i * at.chunk + row * at.row..]);
+                    store_digits(s, high, at.signed, &mut tile[i * at.chunk + row * at.row..]);
                 }
                 let step = if scale < LARGE_STEP { scale } else { f32::NAN };
                 // Roundings of an output and of its bounds are a few times 2^-24 of its size, at most the product of the norms.
@@ -242,7 +242,7 @@ impl Scan<'_> {
                 // Tiles in turn ask for a part of the next group each. An address only: it may lie behind the last one.
                 let part = (row / M * GROUP + panel % GROUP) / P * (fours / CHUNK) * LINE;
                 let ahead = (M > 2).then(|| w.wrapping_add((GROUP - panel % GROUP) * size + part));
-                let sums = sums::<S, M, P, 1>(s, (x, w), size, 0..fours, ahead);
+                let sums = sums::<S, M, P, 1>(s, (x, w), size, 0..fours, ahead, false);
                 let mut sizes = [[s.splat(0.0); 2]; P];
                 unrolled!(P of 4, p => { sizes[p] = sizes_of(s, w.add(p * size + fours * 4 * LANES)); });
                 unrolled!(M, m => {

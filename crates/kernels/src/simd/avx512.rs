@@ -170,7 +170,10 @@ impl Simd for Avx512 {
         unsafe { _mm512_dpbusd_epi32(sum, _mm512_set1_epi32(a as i32), _mm512_loadu_si512(w.cast())) }
     }
     /// `vpdpbusd` takes unsigned bytes: 128 more than the signed ones.
-    const SIGNED: u32 = 0x8080_8080;
+    #[inline(always)]
+    fn signed(bytes: u32) -> u32 {
+        bytes ^ 0x8080_8080
+    }
     #[inline(always)]
     unsafe fn dot4_signed(self, sum: __m512i, a: u32, w: *const i8) -> __m512i {
         // SAFETY: as the caller's.

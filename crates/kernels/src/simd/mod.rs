@@ -135,9 +135,28 @@ pub trait Simd: Copy {
     /// # Safety
     /// `w` is valid for reading 64 bytes.
     unsafe fn dot4(self, sum: Self::I, a: u32, w: *const i8) -> Self::I;
-    /// What turns four signed bytes into the `a` of [`Simd::dot4_signed`], by exclusive or.
-    const SIGNED: u32 = 0;
-    /// As [`Simd::dot4`] of bytes that are signed too, above -128; the sum is [`Simd::int_signed`]'s.
+    /// Inputs of products with int8 weights are numbers of 16 bits, for [`Simd::dot4_pairs`]: where bytes would need more instructions.
+    const PAIRS: bool = false;
+    /// lane i += the four products of two pairs of numbers of 16 bits, of size at most 8191, and the bytes `4 i..` at `w`, as
+    /// [`Simd::store_pairs`] made them: `a` the first and the third, `b` the second and the fourth.
+    /// # Safety
+    /// `w` is valid for reading 64 bytes.
+    #[inline(always)]
+    unsafe fn dot4_pairs(self, sum: Self::I, _a: u32, _b: u32, _w: *const i8) -> Self::I {
+        sum // only where `PAIRS`
+    }
+    /// Stores whole numbers in -8191..=8191 as numbers of 16 bits, the middle two of each four exchanged.
+    /// # Safety
+    /// `p` is valid for writing 8 words.
+    #[inline(always)]
+    unsafe fn store_pairs(self, _p: *mut u32, _v: Self::F) {} // only where `PAIRS`
+    /// What four signed bytes are as the `a` of [`Simd::dot4_signed`].
+    #[inline(always)]
+    fn signed(bytes: u32) -> u32 {
+        bytes
+    }
+    /// As [`Simd::dot4`] of [`Simd::signed`] bytes, above -128 and, where `PAIRS`, of size at most 64; the sum is
+    /// [`Simd::int_signed`]'s.
     /// # Safety
     /// `w` is valid for reading 64 bytes.
     unsafe fn dot4_signed(self, sum: Self::I, a: u32, w: *const i8) -> Self::I;

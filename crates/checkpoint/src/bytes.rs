@@ -42,16 +42,6 @@ impl Bytes {
         matches!(self, Bytes::Owned(_))
     }
 
-    /// Maps the pages of mapped bytes that will be read.
-    #[cfg_attr(not(feature = "mmap"), expect(unused_variables))]
-    pub(crate) fn will_read(&self, range: Range<usize>) {
-        match self {
-            #[cfg(feature = "mmap")]
-            Bytes::Mapped(map) => map.will_read(range),
-            Bytes::Owned(_) | Bytes::Static(_) => {}
-        }
-    }
-
     /// Gives the pages of mapped bytes back to the system; they are read again when touched.
     #[cfg_attr(not(feature = "mmap"), expect(unused_variables))]
     pub(crate) fn release(&self, range: Range<usize>) {

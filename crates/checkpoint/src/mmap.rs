@@ -34,14 +34,6 @@ impl Map {
         false
     }
 
-    /// Maps the pages of some bytes that will be read, all at once instead of one interruption for each few of them.
-    #[cfg_attr(not(target_os = "linux"), expect(unused_variables))]
-    pub(crate) fn will_read(&self, range: Range<usize>) {
-        // Only advice: a system before Linux 5.14 refuses it.
-        #[cfg(target_os = "linux")]
-        let _ = self.map.advise_range(memmap2::Advice::PopulateRead, range.start, range.len());
-    }
-
     /// Drops the pages of some bytes from this process; the next access reads them again from the file.
     #[cfg_attr(not(unix), expect(unused_variables))]
     pub(crate) fn release(&self, range: Range<usize>) {

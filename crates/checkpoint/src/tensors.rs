@@ -98,22 +98,6 @@ impl<'a> Tensor<'a> {
         let (file, start) = self.place?;
         Some(SharedBytes { file: Arc::clone(file), range: start..start + self.bytes.len() })
     }
-
-    /// Makes so many mapped bytes from `offset` on ready to be read: the system maps them at once, not a few at each touch.
-    pub fn will_read(&self, offset: usize, len: usize) {
-        if let Some((file, start)) = self.place {
-            let end = self.bytes.len().min(offset + len);
-            file.will_read(start + offset.min(end)..start + end);
-        }
-    }
-
-    /// Gives the memory of so many mapped bytes from `offset` on back to the system; they are read again from the file when touched.
-    pub fn release(&self, offset: usize, len: usize) {
-        if let Some((file, start)) = self.place {
-            let end = self.bytes.len().min(offset + len);
-            file.release(start + offset.min(end)..start + end);
-        }
-    }
 }
 
 /// One tensor as a reader of a format found it.

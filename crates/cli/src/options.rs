@@ -84,9 +84,13 @@ fn value_name(name: &str) -> &'static str {
     }
 }
 
-/// The options' names and docs as the command line has them: clap wants them for the life of the process.
-static WORDS: LazyLock<Vec<[String; 2]>> = LazyLock::new(|| {
-    let words = |(name, doc): &(&str, &str)| [kebab(name), in_kebab(doc.trim().trim_end_matches('.'))];
+/// The options' names and docs as the command line has them, and what stands for the value, none for a flag: clap wants them for the
+/// life of the process, several commands have them, and finding them out is half of what a start of the command line costs.
+static WORDS: LazyLock<Vec<(String, String, Option<&str>)>> = LazyLock::new(|| {
+    let words = |(name, doc): &(&str, &str)| {
+        let value = (!is_flag(name)).then(|| value_name(name));
+        (kebab(name), in_kebab(doc.trim().trim_end_matches('.')), value)
+    };
     Generate::OPTIONS.iter().map(words).collect()
 });
 
@@ -121,13 +125,13 @@ impl TypedValueParser for OptionValue {
 
 impl clap::Args for Options {
     fn augment_args(command: Command) -> Command {
-        Generate::OPTIONS.iter().zip(&*WORDS).fold(command, |command, ((name, _), [long, doc])| {
+        Generate::OPTIONS.iter().zip(&*WORDS).fold(command, |command, ((name, _), (long, doc, value))| {
             let arg = Arg::new(*name).long(long.as_str()).help(doc.as_str()).help_heading("Generation");
             // The help tells them in a sentence.
             let arg = arg.value_parser(OptionValue { name }).hide_possible_values(true);
-            command.arg(match is_flag(name) {
-                true => arg.value_name("BOOL").num_args(0..=1).require_equals(true).default_missing_value("true"),
-                false => arg.value_name(value_name(name)).action(ArgAction::Set).allow_negative_numbers(true),
+            command.arg(match value {
+                None => arg.value_name("BOOL").num_args(0..=1).require_equals(true).default_missing_value("true"),
+                Some(value) => arg.value_name(*value).action(ArgAction::Set).allow_negative_numbers(true),
             })
         })
     }

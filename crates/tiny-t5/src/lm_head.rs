@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::options::Dtype;
 use crate::stack::{Exec, room};
-use crate::weights::{self, Matrix, Packed, Plan, RELEASE_BYTES};
+use crate::weights::{self, CHUNK_BYTES, Matrix, Packed, Plan};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tiny_t5_checkpoint::{Config, Tensor};
@@ -228,10 +228,11 @@ impl LmHead {
                 return Ok(Some(Packing { block, scales: ColumnScales::from_scales(&scales) }));
             }
         }
-        // A thousand rows show which columns are outliers; the first ones, since others would bring all pages of the file.
-        let mut samples = Vec::new();
-        let samples = weights::rows(&self.tensor(model), 0, n.min(1024), model.dtype, &mut samples);
+        // A thousand rows show which columns are outliers.
+        let mut buffers = [const { Vec::new() }; 2];
+        let samples = weights::rows(&self.tensor(model), 0, n.min(1024), model.dtype, &mut buffers);
         let scales = ColumnScales::new(samples, padded(k), k);
+        drop(buffers);
         let mut arena = Arena::new(bytes).map_err(memory)?;
         if !pack(&scales, arena.bytes_mut()) {
             return Ok(None);
@@ -253,29 +254,24 @@ impl LmHead {
     ) -> bool {
         let (n, k) = (model.config().vocab_size, model.config().d_model);
         let tensor = self.tensor(model);
-        /// Panels of a chunk of the region.
-        const PANELS: usize = 16;
-        let row_bytes = k * tensor.dtype.size();
-        let part = (RELEASE_BYTES / (LANES * row_bytes)).next_multiple_of(PANELS);
+        /// Parts of a chunk of the region, which are read into the same buffer.
+        const PARTS: usize = 4;
+        let part = (CHUNK_BYTES / (LANES * k * tensor.dtype.size()).max(1)).max(1);
         let holds = AtomicBool::new(true);
-        for (i, panels) in panels.chunks_mut(part).enumerate() {
-            exec.team.chunks_mut(panels, PANELS, |chunk, panels| {
-                let mut floats = Vec::new();
-                tensor.will_read((i * part + chunk * PANELS) * LANES * row_bytes, panels.len() * LANES * row_bytes);
-                for (j, panel) in panels.iter_mut().enumerate() {
-                    let first = (i * part + chunk * PANELS + j) * LANES;
-                    let count = (n - first).min(LANES);
-                    let floats = weights::rows(&tensor, first, count, model.dtype, &mut floats);
-                    let rows = std::array::from_fn(|i| (i < count).then(|| &floats[i * padded(k)..][..padded(k)]));
-                    if !pack(&rows, panel) {
+        exec.team.chunks_mut(panels, PARTS * part, |chunk, panels| {
+            let mut buffers = [const { Vec::new() }; 2];
+            for (i, panels) in panels.chunks_mut(part).enumerate() {
+                let first = (chunk * PARTS + i) * part * LANES;
+                let count = (n - first).min(panels.len() * LANES);
+                let floats = weights::rows(&tensor, first, count, model.dtype, &mut buffers);
+                for (panel, rows) in panels.iter_mut().zip(floats.chunks(LANES * padded(k))) {
+                    let row = |i: usize| rows.get(i * padded(k)..(i + 1) * padded(k));
+                    if !pack(&std::array::from_fn(row), panel) {
                         holds.store(false, Ordering::Relaxed);
                     }
                 }
-            });
-            tensor.release(row_bytes * LANES * part * i, row_bytes * LANES * panels.len());
-        }
-        // What came again with the beginning of the next part.
-        tensor.release(0, tensor.bytes.len());
+            }
+        });
         holds.into_inner()
     }
 

@@ -169,6 +169,16 @@ macro_rules! generate_options {
             pub fn or(&self, base: &Generate) -> Generate {
                 Generate { $( $name: self.$name.clone().or_else(|| base.$name.clone()), )* }
             }
+
+            /// Sets one option, where the value is not null; none where there is no such option.
+            fn set_as_json(&mut self, name: &str, value: &Value) -> Option<serde_json::Result<()>> {
+                match name {
+                    $( stringify!($name) => Some(Option::deserialize(value).map(|value: Option<$type>| {
+                        self.$name = value.or_else(|| self.$name.take());
+                    })), )*
+                    _ => None,
+                }
+            }
         }
     };
 }
@@ -330,13 +340,10 @@ impl Generate {
     /// # Errors
     /// [`Error::Option`] where the name is none of [`Generate::OPTIONS`], or the value is not of its type.
     pub fn set(&mut self, name: &str, value: &Value) -> Result<()> {
-        if !Self::OPTIONS.iter().any(|(option, _)| *option == name) {
-            return Err(Error::option(name, value, "an option of generate"));
+        match self.set_as_json(name, value) {
+            Some(set) => set.map_err(|e| Error::option(name, value, expected(&e))),
+            None => Err(Error::option(name, value, "an option of generate")),
         }
-        let one = Value::Object(Map::from_iter([(name.to_owned(), value.clone())]));
-        let set: Generate = serde_json::from_value(one).map_err(|e| Error::option(name, value, expected(&e)))?;
-        *self = set.or(self);
-        Ok(())
     }
 
     /// The options of a generation_config.json, with a note for each key that is ignored.

@@ -21,12 +21,9 @@ use tiny_t5_kernels::{
     unpack_panel, widen,
 };
 
-/// Bytes of a file that are read before its pages are let go, so that they do not pile up in memory; a quarter of it where
-/// weights become a quarter. Each time all threads are interrupted: with a megabyte a one-shot C of the tiny shape took 28.8 ms on two
-/// threads, with four 27.2.
-pub(crate) const RELEASE_BYTES: usize = 4 << 20;
-/// Bytes of a file that a thread packs at a time.
-const CHUNK_BYTES: usize = 64 << 10;
+/// Bytes of a file that a thread packs at a time. They are read, not looked at in the mapping: on two threads 59 MB took 4.5 ms to read
+/// by 64 KB, and 6.3 to map, look at and let go (Zen 3, file in the page cache).
+pub(crate) const CHUNK_BYTES: usize = 64 << 10;
 
 /// A matrix whose weights int8 would change by more than this share of their size is kept at 16 bits.
 const MAX_LOSS: f64 = 0.02;
@@ -295,26 +292,15 @@ impl<'a> Plan<'a> {
             let panel = planned.matrix.kind.panel_bytes(planned.matrix.k).max(1);
             jobs.extend(whole[..size].chunks_exact_mut(panel).enumerate().map(|(i, to)| (planned, i, to)));
         }
-        let mut rest = &mut jobs[..];
-        let most = if self.dtype == Dtype::Int8 { RELEASE_BYTES / 4 } else { RELEASE_BYTES };
-        while !rest.is_empty() {
-            let mut bytes = 0;
-            let fits = rest.iter().take_while(|(planned, ..)| {
-                bytes += planned.file_bytes_of_panel();
-                bytes <= most
-            });
-            // Where panels are large, enough of them for all threads.
-            let now = fits.count().max(2 * team.threads()).min(rest.len());
-            let together = (CHUNK_BYTES / rest[0].0.file_bytes_of_panel().max(1)).clamp(1, 8);
-            let (now, after) = rest.split_at_mut(now);
-            rest = after;
-            team.chunks_mut(now, together, |_, jobs| {
-                for (planned, i, to) in jobs {
-                    planned.pack_panel(self.isa, *i, to);
-                }
-            });
-            self.checkpoint.release();
-        }
+        let together = jobs.first().map_or(1, |(planned, ..)| CHUNK_BYTES / planned.file_bytes_of_panel().max(1));
+        team.chunks_mut(&mut jobs, together.clamp(1, 8), |_, jobs| {
+            let mut buffer = Vec::new();
+            for (planned, i, to) in jobs {
+                planned.pack_panel(self.isa, *i, &mut buffer, to);
+            }
+        });
+        // What was looked at to find out how wide weights are.
+        self.checkpoint.release();
         Ok(arena)
     }
 }
@@ -324,11 +310,16 @@ impl Planned<'_> {
         LANES * self.matrix.k * self.parts[0].tensor.dtype.size()
     }
 
-    fn pack_panel(&self, isa: Isa, panel: usize, to: &mut [u8]) {
-        let rows: [Option<Cow<'_, [u8]>>; LANES] = std::array::from_fn(|lane| self.row(panel * LANES + lane));
+    /// Packs a panel; `buffer` holds what is read of the file.
+    fn pack_panel(&self, isa: Isa, panel: usize, buffer: &mut Vec<f32>, to: &mut [u8]) {
         // Parts begin at whole panels, so all rows of a panel are of one tensor.
-        let from = self.part_of(panel * LANES).map_or(WeightType::F32, |(part, _)| stored_as(part.tensor.dtype));
-        let rows = std::array::from_fn(|lane| rows[lane].as_deref());
+        let places: [_; LANES] = std::array::from_fn(|lane| self.place(panel * LANES + lane));
+        let Some((tensor, first)) = places.iter().flatten().next() else { return to.fill(0) };
+        let (from, width) = (stored_as(tensor.dtype), tensor.shape[1] * tensor.dtype.size());
+        let count = places.iter().flatten().last().map_or(0, |(_, last)| last + 1 - first);
+        let stored = read_rows(tensor, *first, count, buffer);
+        let rows = places.map(|place| place.map(|(_, row)| self.padded_row(&stored[(row - first) * width..][..width])));
+        let rows: [Option<&[u8]>; LANES] = std::array::from_fn(|lane| rows[lane].as_deref());
         match self.matrix.kind {
             WeightType::Int8(_) => {
                 quantise(isa, from, &rows, self.matrix.k, to);
@@ -348,8 +339,8 @@ impl Planned<'_> {
         None
     }
 
-    /// A row's weights as stored; none for a row of padding.
-    fn row(&self, row: usize) -> Option<Cow<'_, [u8]>> {
+    /// The tensor that a row's weights are stored in, and its row there; none for a row of padding.
+    fn place(&self, row: usize) -> Option<(&Tensor<'_>, usize)> {
         let (part, row) = self.part_of(row)?;
         let row = match part.row_heads {
             None => row,
@@ -361,17 +352,20 @@ impl Planned<'_> {
                 head * d_kv + i
             }
         };
-        let Tensor { dtype, shape, bytes, .. } = part.tensor;
-        let width = shape[1] * dtype.size();
-        let stored = (row < shape[0]).then(|| &bytes[row * width..][..width])?;
-        Some(match self.column_heads {
+        (row < part.tensor.shape[0]).then_some((&part.tensor, row))
+    }
+
+    /// A row's weights, with the columns of each head padded.
+    fn padded_row<'b>(&self, stored: &'b [u8]) -> Cow<'b, [u8]> {
+        match self.column_heads {
             Some(Heads { d_kv, .. }) if d_kv % LANES != 0 => {
-                let pad = (padded(d_kv) - d_kv) * dtype.size();
+                let size = self.parts[0].tensor.dtype.size();
+                let pad = (padded(d_kv) - d_kv) * size;
                 let head = |h: &[u8]| [h, &vec![0; pad]].concat();
-                Cow::Owned(stored.chunks_exact(d_kv * dtype.size()).flat_map(head).collect())
+                Cow::Owned(stored.chunks_exact(d_kv * size).flat_map(head).collect())
             }
             _ => Cow::Borrowed(stored),
-        })
+        }
     }
 }
 
@@ -516,27 +510,37 @@ pub(crate) fn vector(tensor: &Tensor<'_>, dtype: Dtype) -> Vec<f32> {
     v
 }
 
+/// Some rows of a matrix as they are stored, read into `buffer` where they lie in a file.
+fn read_rows<'b>(tensor: &Tensor<'b>, first: usize, count: usize, buffer: &'b mut Vec<f32>) -> &'b [u8] {
+    let width = tensor.shape[1] * tensor.dtype.size();
+    let floats = (count * width).div_ceil(size_of::<f32>());
+    if buffer.len() < floats {
+        *buffer = vec![0.0; floats];
+    }
+    tensor.read(first * width, &mut bytemuck::cast_slice_mut(&mut buffer[..floats])[..count * width])
+}
+
 /// Some rows of a matrix, one behind the other, as f32 with zeros behind each: [count, padded(columns)], where they are stored or in
-/// `buffer`.
+/// one of the `buffers`.
 pub(crate) fn rows<'b>(
     tensor: &Tensor<'b>,
     first: usize,
     count: usize,
     dtype: Dtype,
-    buffer: &'b mut Vec<f32>,
+    [stored, wide]: &'b mut [Vec<f32>; 2],
 ) -> &'b [f32] {
     let columns = tensor.shape[1];
-    let width = columns * tensor.dtype.size();
-    let bytes = &tensor.bytes[first * width..][..count * width];
+    let bytes = read_rows(tensor, first, count, stored);
     let as_they_are = tensor.dtype == Stored::F32 && !matches!(dtype, Dtype::Bf16 | Dtype::F16);
     if let (true, Ok(rows)) = (as_they_are && columns == padded(columns), bytemuck::try_cast_slice(bytes)) {
         return rows;
     }
-    buffer.resize(count * padded(columns), 0.0);
-    for (bytes, out) in bytes.chunks_exact(width).zip(buffer.chunks_exact_mut(padded(columns))) {
+    wide.resize(count * padded(columns), 0.0);
+    let width = (columns * tensor.dtype.size()).max(1);
+    for (bytes, out) in bytes.chunks_exact(width).zip(wide.chunks_exact_mut(padded(columns))) {
         widen_as(tensor, dtype, bytes, &mut out[..columns]);
     }
-    buffer
+    wide
 }
 
 /// One row of a matrix as f32 into `out`, and zeros behind it: its pages are not brought into memory. A word of the tiny shape leaves 64 KB there where

@@ -6,8 +6,7 @@
 //!                                                   of Digits::Two  x in -8191..=8191, as two digits of 7 bits
 //! ```
 //!
-//! Integer sums are exact, also where AVX2 adds pairs of products in 16 bits: unsigned digits are below 128, weights and
-//! signed digits above -128. Inputs are quantised by operations that round the same everywhere. So the outputs, too, are
+//! Integer sums are exact: no sum of a block leaves an i32, nor one that AVX2 makes of two products of bytes 16 bits. Inputs are quantised by operations that round the same everywhere. So the outputs, too, are
 //! the same on every instruction set and thread, and do not depend on the rows computed together. With more inputs than an
 //! i32 holds the sums of blocks are added in f32, ascending.
 //!

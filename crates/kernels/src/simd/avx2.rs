@@ -171,7 +171,7 @@ impl Simd for Avx2 {
     unsafe fn dot4(self, sum: Self::I, a: u32, w: *const i8) -> Self::I {
         // SAFETY: the caller vouches for reading 64 bytes at `w`, the proof for the features.
         unsafe {
-            // Pairs of products are at most 2 * 127 * 127: no i16 saturates.
+            // Pairs of products are at most 2 * 128 * 127: no i16 saturates.
             let (a, ones) = (_mm256_set1_epi32(a as i32), _mm256_set1_epi16(1));
             let quads = |w: *const i8| _mm256_madd_epi16(_mm256_maddubs_epi16(a, _mm256_loadu_si256(w.cast())), ones);
             (_mm256_add_epi32(sum.0, quads(w)), _mm256_add_epi32(sum.1, quads(w.add(32))))
@@ -184,7 +184,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn dot4_signed(self, sum: Self::I, a: u32, w: *const i8) -> Self::I {
-        // SAFETY: as the caller's. Up to 128 a byte: pairs of products are at most 2 * 128 * 127, and no i16 saturates.
+        // SAFETY: as the caller's.
         unsafe { self.dot4(sum, a, w) }
     }
     // Bytes of 8 bits and a sign would overflow 16 bits. With signs moved to the weights (`vpsignb`) 8 bits a number took as long as

@@ -130,7 +130,7 @@ pub trait Simd: Copy {
     type I: Copy;
     /// Zeros.
     fn int_zero(self) -> Self::I;
-    /// lane i += the four products of `a`'s bytes, unsigned and below 128, and the bytes `4 i..` at `w`, signed and above
+    /// lane i += the four products of `a`'s bytes, unsigned and at most 128, and the bytes `4 i..` at `w`, signed and above
     /// -128: exact, also where an instruction set adds in pairs of 16 bits.
     /// # Safety
     /// `w` is valid for reading 64 bytes.

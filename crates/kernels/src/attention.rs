@@ -12,7 +12,7 @@
 //! and verification of several tokens give the same bits.
 
 use crate::elementwise::to_f16;
-use crate::matmul::{Rows, Turn, Weight, tile};
+use crate::matmul::{Ahead, Rows, Turn, Weight, tile};
 use crate::region::Team;
 use crate::simd::{Isa, Kernel, LANES, Simd, padded, unrolled};
 use crate::softmax::softmax;
@@ -435,7 +435,8 @@ impl Head<'_> {
             }
             let q = self.queries.as_ptr().add(row * self.query_stride + self.head * padded(d_kv));
             let k = self.a.keys.stored.pointers::<W>().0.add(self.head * head + block * panel);
-            let sums = tile::<S, W, M, P>(s, d_kv, Rows::apart(q, self.query_stride), (k, panel, LANES), None, acc);
+            let sums =
+                tile::<S, W, M, P>(s, d_kv, Rows::apart(q, self.query_stride), (k, panel, LANES), Ahead::Nothing, acc);
             let to = self.scores.as_mut_ptr().add(block * LANES);
             unrolled!(M, m => {
                 unrolled!(P of 4, p => { s.store(to.add(m * stride + p * LANES), sums[m][p]); });
@@ -491,7 +492,7 @@ impl Head<'_> {
                 len,
                 Rows::apart(self.scores.as_ptr(), stride),
                 (v, LANES, value_stride),
-                None,
+                Ahead::Nothing,
                 zero,
             );
             let to = self.out.0.add(row * width + self.head * padded(self.d_kv) + column);

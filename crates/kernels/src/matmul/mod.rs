@@ -14,6 +14,6 @@ pub use int8::{Digits, Loss};
 pub use largest::{Leading, largest};
 pub(crate) use panels::Turn;
 pub use panels::{Panels, Storage, WeightType, pack_int8, pack_panel, unpack_panel, widen};
+pub(crate) use product::{Ahead, Weight, tile};
 pub use product::{Epilogue, Product, matmul};
-pub(crate) use product::{Weight, tile};
 pub(crate) use tiled::ask_for;

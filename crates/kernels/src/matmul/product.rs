@@ -63,8 +63,7 @@ impl Weight for i16 {
 
 /// The one inner loop: `M` rows of inputs times `P` panels of `w`, added to `acc` in ascending order of k.
 ///
-/// The 16 weights of step k of panel p lie at `w + p panel + k step`. `ahead` is what will be read soon: every fourth
-/// step asks for so many further lines of it.
+/// The 16 weights of step k of panel p lie at `w + p panel + k step`.
 ///
 /// Steps are written out by four. Besides the counting it saves, processors from Skylake to Cascade Lake decode anew
 /// whatever shares 32 bytes with a jump at their end (Intel's "jump conditional code" erratum), by chance of where the
@@ -78,16 +77,21 @@ pub(crate) unsafe fn tile<S: Simd, W: Weight, const M: usize, const P: usize>(
     k: usize,
     rows: Rows,
     (w, panel, step): (*const W, usize, usize),
-    ahead: Option<(*const W, usize)>,
+    ahead: Ahead<W>,
     mut acc: [[S::F; P]; M],
 ) -> [[S::F; P]; M] {
     let mut from = 0;
     // SAFETY: from < k, m < M, p < P: within what the caller vouches for.
     unsafe {
         while from + STEPS <= k {
-            if let Some((ahead, lines)) = ahead {
-                for line in from / STEPS * lines..(from / STEPS + 1) * lines {
-                    s.prefetch(ahead.wrapping_byte_add(line * LINE).cast());
+            match ahead {
+                Ahead::Nothing => {}
+                Ahead::Next(next) => s.prefetch(next.wrapping_byte_add(from / STEPS * LINE).cast()),
+                Ahead::Stream => {
+                    let ahead = w.wrapping_add(from * step).cast::<u8>().wrapping_add(STREAM_AHEAD);
+                    for line in 0..STEPS * LANES * size_of::<W>() / LINE {
+                        s.prefetch(ahead.wrapping_add(line * LINE));
+                    }
                 }
             }
             unrolled!(STEPS of 4, i => { acc = one_step::<S, W, M, P>(s, from + i, rows, (w, panel, step), acc); });
@@ -100,6 +104,22 @@ pub(crate) unsafe fn tile<S: Simd, W: Weight, const M: usize, const P: usize>(
     }
     acc
 }
+
+/// What [`tile`] asks for while it computes. Known to the compiler where it is called: a number of lines that is found out for each
+/// tile took 3 to 15 % more instructions.
+#[derive(Clone, Copy)]
+pub(crate) enum Ahead<W> {
+    Nothing,
+    /// A further line of what is read next at every fourth step: tiles in turn share it.
+    Next(*const W),
+    /// The lines of one panel, [`STREAM_AHEAD`] bytes before they are read: nobody else asks for them, and by themselves they come
+    /// slower than they are used.
+    Stream,
+}
+
+/// F of the tiny shape, where 31 MB a step pass through an L3 cache of 32: 85.8 to 71.2 and 81.5 to 72.5 ms (Zen 3, one thread,
+/// medians in turn).
+const STREAM_AHEAD: usize = 2048;
 
 /// Steps of [`tile`] that are written out.
 const STEPS: usize = 4;
@@ -157,9 +177,6 @@ pub struct Product<'a> {
 ///
 /// Sums wait in f32 between blocks, which changes no bit. Without blocks 128 x 512 x 2048 reached 87 % of the FMA peak.
 const BLOCK_K: usize = 512;
-/// Bytes between what a lone tile of one panel reads and what it asks for. F of the tiny shape, where 31 MB a step pass through an L3
-/// cache of 32: 85.8 to 71.2 and 81.5 to 72.5 ms (Zen 3, one thread, medians in turn).
-const STREAM_AHEAD: usize = 2048;
 /// Rows whose inputs are read as they lie: so few that laying them out would cost more than it gains.
 const FEW: usize = 2;
 /// Rows that wait together between blocks of k.
@@ -327,19 +344,11 @@ fn block<S: Simd, W: Weight>(s: S, b: &Block<'_>, w: &[W]) {
                 while row < last {
                     let m = tallest.min(last - row);
                     let waiting = if in_blocks { &mut waiting[row - first..] } else { &mut [][..] };
-                    // Tiles in turn ask for the quarters of each panel that comes next. A lone tile reads its panel as a stream, and
-                    // faster than it comes by itself.
-                    let ahead = if group == 1 && last - first <= tallest {
-                        (
-                            (panel * k + from) * LANES + STREAM_AHEAD / size_of::<W>(),
-                            STEPS * LANES * size_of::<W>() / LINE,
-                        )
-                    } else {
-                        let (quarter, next) = ((row - first) / tallest % 4, (row - first) / tallest / 4);
-                        let next = if to < k { (panel + next) * k + to } else { (panel + group + next) * k };
-                        ((next + quarter * (to - from) / 4) * LANES, 1)
-                    };
-                    let at = At { row, m, panel, from, to, waiting, ahead };
+                    // Tiles in turn ask for the quarters of each panel that comes next.
+                    let (quarter, next) = ((row - first) / tallest % 4, (row - first) / tallest / 4);
+                    let next = if to < k { (panel + next) * k + to } else { (panel + group + next) * k };
+                    let ahead = (next + quarter * (to - from) / 4) * LANES;
+                    let at = At { row, m, panel, from, to, waiting, ahead, lone: last - first <= tallest };
                     // SAFETY: `matmul` checked that every row below m and every panel below n / 16 lies within the slices.
                     unsafe {
                         match group {
@@ -359,8 +368,8 @@ fn block<S: Simd, W: Weight>(s: S, b: &Block<'_>, w: &[W]) {
 }
 
 /// Where a tile is: its first row, how many rows it writes, its first panel, its inputs `from..to`, the sums of earlier
-/// inputs, a row each (written by the tile of the same rows and panels that ended at `from`), and which weights are read
-/// after it, as [`tile`] wants to know it.
+/// inputs, a row each (written by the tile of the same rows and panels that ended at `from`), which weights are read
+/// after it, and whether it is the only one of its panels.
 struct At<'a> {
     row: usize,
     m: usize,
@@ -368,7 +377,8 @@ struct At<'a> {
     from: usize,
     to: usize,
     waiting: &'a mut [MaybeUninit<[f32; WIDEST * LANES]>],
-    ahead: (usize, usize),
+    ahead: usize,
+    lone: bool,
 }
 
 impl At<'_> {
@@ -402,7 +412,7 @@ impl At<'_> {
         if never {
             return; // `block` does not ask for such tiles; here so that no code is made for them
         }
-        let At { row, m: rows, panel, from, to, waiting, ahead } = self;
+        let At { row, m: rows, panel, from, to, waiting, ahead, lone } = self;
         let k = b.p.w.k;
         let mut sums = [[s.splat(0.0); P]; M];
         // SAFETY: the caller vouches for the rows and panels, `matmul` for the slices that hold them, interleaved inputs
@@ -421,9 +431,13 @@ impl At<'_> {
                 None => unreachable!("{M} rows as they lie"), // and so the rows' distance is a constant
             };
             // An address only: it may lie behind the last panel, where often the next matrix begins.
-            let ahead = (M > FEW).then(|| (w.as_ptr().wrapping_add(ahead.0), ahead.1));
-            let w = w.as_ptr().add((panel * k + from) * LANES);
-            let sums = tile::<S, W, M, P>(s, to - from, a, (w, k * LANES, LANES), ahead, sums);
+            let next = Ahead::Next(w.as_ptr().wrapping_add(ahead));
+            let w = (w.as_ptr().add((panel * k + from) * LANES), k * LANES, LANES);
+            let sums = match () {
+                () if M <= FEW => tile::<S, W, M, P>(s, to - from, a, w, Ahead::Nothing, sums),
+                () if P == 1 && lone => tile::<S, W, M, P>(s, to - from, a, w, Ahead::Stream, sums),
+                () => tile::<S, W, M, P>(s, to - from, a, w, next, sums),
+            };
             if to < k {
                 unrolled!(M, m => {
                     let waiting = waiting[m].as_mut_ptr().cast::<f32>();

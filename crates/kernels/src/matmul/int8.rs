@@ -6,9 +6,10 @@
 //!                                                   of Digits::Two  x in -8191..=8191, as two digits of 7 bits
 //! ```
 //!
-//! Integer sums are exact: no sum of a block leaves an i32, nor one that AVX2 makes of two products of bytes 16 bits. Inputs are quantised by operations that round the same everywhere. So the outputs, too, are
-//! the same on every instruction set and thread, and do not depend on the rows computed together. With more inputs than an
-//! i32 holds the sums of blocks are added in f32, ascending.
+//! Integer sums are exact: no sum of a block leaves an i32, nor one that AVX2 makes of two products of bytes 16 bits. Inputs
+//! are quantised by operations that round the same everywhere. So the outputs, too, are the same on every instruction set and
+//! thread, and do not depend on the rows computed together. With more inputs than an i32 holds the sums of blocks are added in
+//! f32, ascending.
 //!
 //! Two digits read no more bytes than one: for one row, which waits for memory, the second is free on AVX-512. For many
 //! rows, which wait for arithmetic, it doubles the time. Where the processor multiplies whole tiles ([`Tiles`]) so do several rows.
@@ -208,8 +209,8 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// For the tile that begins with `left` rows to go, of inputs of so many bytes. [`Tiles`] take rows as they lie, `[digits][16][k]`; otherwise it is
-    /// `[k / 16][rows][digits]` chunks, pairs of numbers of 16 bits like two digits.
+    /// For the tile that begins with `left` rows to go, of inputs of so many bytes. [`Tiles`] take rows as they lie,
+    /// `[digits][16][k]`; otherwise it is `[k / 16][rows][digits]` chunks, pairs of numbers of 16 bits like two digits.
     #[inline(always)]
     pub(super) fn of<S: Simd>(tiled: bool, left: usize, digits: Digits, bytes: usize, k: usize) -> Layout {
         if tiled {
@@ -546,9 +547,8 @@ unsafe fn add_word<S: Simd, const M: usize, const P: usize, const D: usize>(
         unrolled!(M, m => {
             unrolled!(P of 4, p => {
                 let w = w.add(p * size + i * 4 * LANES);
-                let row = x.add(m * D * CHUNK + i);
+                let row = x.add(if pairs { 2 * (m * CHUNK + i) } else { m * D * CHUNK + i });
                 if pairs {
-                    let row = x.add(2 * (m * CHUNK + i));
                     sums[m][p][0] = s.dot4_pairs(sums[m][p][0], *row, *row.add(1), w);
                 } else if D == 1 {
                     sums[m][p][0] = s.dot4_signed(sums[m][p][0], *row, w);

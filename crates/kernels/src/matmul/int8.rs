@@ -407,32 +407,33 @@ pub(super) struct Part<'a, const D: usize> {
 
 impl<const D: usize> Kernel for Part<'_, D> {
     type Out = ();
-    /// A row alone takes four panels at a time, so that sums do not wait for one another.
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let (m, k) = (self.p.m, self.p.w.k);
         let digits = if D == 1 { Digits::One } else { Digits::Two };
-        let wide = if m == 1 { S::WIDEST } else { S::PANELS.min(2) };
         let mut panel = self.of.start;
         while panel < self.of.end {
-            let wide = if self.of.end - panel >= wide { wide } else { 1 };
+            let wide = if height::<S>(m, digits, k) == 8 { 2.min(self.of.end - panel) } else { 1 };
             let mut row = 0;
             while row < m {
+                let height = height::<S>(m - row, digits, k);
                 // SAFETY: `product` found every panel within the weights; rows below m and panels below n / 16 lie within the
                 // inputs, which `Quantise` made, and within the outputs, which `matmul` checked.
-                row += unsafe {
-                    match (height::<S>(m - row, digits, k), wide) {
-                        (8, 2) => self.tile::<S, 8, 2>(s, row, panel),
-                        (8, _) => self.tile::<S, 8, 1>(s, row, panel),
-                        (4, 2) => self.tile::<S, 4, 2>(s, row, panel),
-                        (4, _) => self.tile::<S, 4, 1>(s, row, panel),
-                        (2, 2) => self.tile::<S, 2, 2>(s, row, panel),
-                        (2, _) => self.tile::<S, 2, 1>(s, row, panel),
-                        (_, 4) => self.tile::<S, 1, 4>(s, row, panel),
-                        (_, 2) => self.tile::<S, 1, 2>(s, row, panel),
-                        _ => self.tile::<S, 1, 1>(s, row, panel),
+                unsafe {
+                    if (height, wide) == (8, 2) {
+                        self.tile::<S, 8, 2>(s, row, panel);
+                    } else {
+                        for panel in panel..panel + wide {
+                            match height {
+                                8 => self.tile::<S, 8, 1>(s, row, panel),
+                                4 => self.tile::<S, 4, 1>(s, row, panel),
+                                2 => self.tile::<S, 2, 1>(s, row, panel),
+                                _ => self.tile::<S, 1, 1>(s, row, panel),
+                            }
+                        }
                     }
-                };
+                }
+                row += height;
             }
             panel += wide;
         }
@@ -440,14 +441,12 @@ impl<const D: usize> Kernel for Part<'_, D> {
 }
 
 impl<const D: usize> Part<'_, D> {
-    /// Returns M.
-    ///
     /// # Safety
     /// Rows `row..row + M` and panels `panel..panel + P` are there.
     #[inline(always)]
-    unsafe fn tile<S: Simd, const M: usize, const P: usize>(&self, s: S, row: usize, panel: usize) -> usize {
-        if P > S::WIDEST || M > 2 * S::WIDEST || (P == 2 && S::PANELS < 2) || (M == 8 && (S::PANELS < 2 || D == 2)) {
-            return M; // never asked for; no code is made for it
+    unsafe fn tile<S: Simd, const M: usize, const P: usize>(&self, s: S, row: usize, panel: usize) {
+        if M > 2 * S::WIDEST || (M == 8 && (S::PANELS < 2 || D == 2)) {
+            return; // never asked for; no code is made for it
         }
         let (groups, size) = (self.p.w.k.div_ceil(4), panel_bytes(self.p.w.k));
         let mut dots = [[s.splat(0.0); P]; M];
@@ -487,7 +486,27 @@ impl<const D: usize> Part<'_, D> {
                 });
             });
         }
-        M
+    }
+}
+
+/// Chains in which the sums of a panel are made, word by word in turn: a chain alone waits for itself. Panels side by side would do as
+/// well, and do for tiles of eight rows, but few rows wait for memory, which comes faster as one stream than as four.
+#[inline(always)]
+pub(crate) const fn chains<S: Simd, const M: usize, const P: usize>() -> usize {
+    match S::PANELS * 4 / (M * P) {
+        0 | 1 => 1,
+        2 => 2,
+        _ => 4,
+    }
+}
+
+/// The sum of chains.
+#[inline(always)]
+pub(crate) fn joined<S: Simd, const M: usize, const P: usize>(s: S, sums: [S::I; 4]) -> S::I {
+    match chains::<S, M, P>() {
+        1 => sums[0],
+        2 => s.int_add(sums[0], sums[1]),
+        _ => s.int_add(s.int_add(sums[0], sums[1]), s.int_add(sums[2], sums[3])),
     }
 }
 
@@ -509,7 +528,7 @@ pub(super) unsafe fn sums<S: Simd, const M: usize, const P: usize, const D: usiz
     pairs: bool,
 ) -> [[[S::I; D]; P]; M] {
     let words = if pairs { 2 } else { D };
-    let mut sums = [[[s.int_zero(); D]; P]; M];
+    let mut sums = [[[[s.int_zero(); 4]; D]; P]; M];
     let mut first = of.start;
     // SAFETY: words below `of.end` are there.
     unsafe {
@@ -518,18 +537,26 @@ pub(super) unsafe fn sums<S: Simd, const M: usize, const P: usize, const D: usiz
                 s.prefetch(ahead.wrapping_add((first - of.start) / CHUNK * LINE).cast());
             }
             let at = (x.add(first * M * words), w.add(first * 4 * LANES));
-            unrolled!(CHUNK of 4, i => { sums = add_word::<S, M, P, D>(s, at, size, i, sums, pairs); });
+            unrolled!(CHUNK of 4, i => {
+                sums = add_word::<S, M, P, D>(s, at, size, (i, i % chains::<S, M, P>()), sums, pairs);
+            });
             first += CHUNK;
         }
         let at = (x.add(first * M * words), w.add(first * 4 * LANES));
         for i in 0..of.end - first {
-            sums = add_word::<S, M, P, D>(s, at, size, i, sums, pairs);
+            sums = add_word::<S, M, P, D>(s, at, size, (i, 0), sums, pairs);
         }
     }
-    sums
+    let mut joint = [[[s.int_zero(); D]; P]; M];
+    unrolled!(M, m => {
+        unrolled!(P of 4, p => {
+            unrolled!(D of 4, d => { joint[m][p][d] = joined::<S, M, P>(s, sums[m][p][d]); });
+        });
+    });
+    joint
 }
 
-/// Word i of a chunk.
+/// Word i of a chunk, to a chain.
 ///
 /// # Safety
 /// As [`sums`].
@@ -538,10 +565,10 @@ unsafe fn add_word<S: Simd, const M: usize, const P: usize, const D: usize>(
     s: S,
     (x, w): (*const u32, *const i8),
     size: usize,
-    i: usize,
-    mut sums: [[[S::I; D]; P]; M],
+    (i, chain): (usize, usize),
+    mut sums: [[[[S::I; 4]; D]; P]; M],
     pairs: bool,
-) -> [[[S::I; D]; P]; M] {
+) -> [[[[S::I; 4]; D]; P]; M] {
     // SAFETY: as the caller's.
     unsafe {
         unrolled!(M, m => {
@@ -549,12 +576,12 @@ unsafe fn add_word<S: Simd, const M: usize, const P: usize, const D: usize>(
                 let w = w.add(p * size + i * 4 * LANES);
                 let row = x.add(if pairs { 2 * (m * CHUNK + i) } else { m * D * CHUNK + i });
                 if pairs {
-                    sums[m][p][0] = s.dot4_pairs(sums[m][p][0], *row, *row.add(1), w);
+                    sums[m][p][0][chain] = s.dot4_pairs(sums[m][p][0][chain], *row, *row.add(1), w);
                 } else if D == 1 {
-                    sums[m][p][0] = s.dot4_signed(sums[m][p][0], *row, w);
+                    sums[m][p][0][chain] = s.dot4_signed(sums[m][p][0][chain], *row, w);
                 } else {
-                    sums[m][p][0] = s.dot4(sums[m][p][0], *row, w);
-                    sums[m][p][D - 1] = s.dot4(sums[m][p][D - 1], *row.add(CHUNK), w);
+                    sums[m][p][0][chain] = s.dot4(sums[m][p][0][chain], *row, w);
+                    sums[m][p][D - 1][chain] = s.dot4(sums[m][p][D - 1][chain], *row.add(CHUNK), w);
                 }
             });
         });

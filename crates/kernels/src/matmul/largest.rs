@@ -206,11 +206,8 @@ impl Kernel for Scan<'_> {
                 row += unsafe {
                     match height::<S>(m - row, Digits::One, self.p.w.k) {
                         8 => self.group::<S, 8, 2>(s, row, group),
-                        4 if S::PANELS == 2 => self.group::<S, 4, 2>(s, row, group),
                         4 => self.group::<S, 4, 1>(s, row, group),
-                        2 if S::PANELS == 2 => self.group::<S, 2, 2>(s, row, group),
                         2 => self.group::<S, 2, 1>(s, row, group),
-                        _ if S::WIDEST == 4 => self.group::<S, 1, 4>(s, row, group),
                         _ => self.group::<S, 1, 1>(s, row, group),
                     }
                 };
@@ -226,7 +223,7 @@ impl Scan<'_> {
     /// Rows `row..row + M` and the panels of `group` are there.
     #[inline(always)]
     unsafe fn group<S: Simd, const M: usize, const P: usize>(&self, s: S, row: usize, group: usize) -> usize {
-        if P > S::WIDEST || M > 2 * S::WIDEST || (P == 2 && S::PANELS < 2) || (M == 8 && S::PANELS < 2) {
+        if M > 2 * S::WIDEST || (M == 8 && S::PANELS < 2) {
             return M; // never asked for; no code is made for it
         }
         let k = self.p.w.k;

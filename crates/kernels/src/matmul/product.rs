@@ -87,11 +87,13 @@ pub(crate) unsafe fn tile<S: Simd, W: Weight, const M: usize, const P: usize>(
             match ahead {
                 Ahead::Nothing => {}
                 Ahead::Next(next) => s.prefetch(next.wrapping_byte_add(from / STEPS * LINE).cast()),
-                Ahead::Stream => {
-                    let ahead = w.wrapping_add(from * step).cast::<u8>().wrapping_add(STREAM_AHEAD);
-                    for line in 0..STEPS * LANES * size_of::<W>() / LINE {
-                        s.prefetch(ahead.wrapping_add(line * LINE));
-                    }
+                Ahead::Each(bytes) => {
+                    unrolled!(P of 4, p => {
+                        let read = w.wrapping_add(p * panel + from * step);
+                        unrolled!(STEPS of 4, i => {
+                            s.prefetch(read.wrapping_add(i * step).wrapping_byte_add(bytes).cast());
+                        });
+                    });
                 }
             }
             unrolled!(STEPS of 4, i => { acc = one_step::<S, W, M, P>(s, from + i, rows, (w, panel, step), acc); });
@@ -112,9 +114,9 @@ pub(crate) enum Ahead<W> {
     Nothing,
     /// A further line of what is read next at every fourth step: tiles in turn share it.
     Next(*const W),
-    /// The lines of one panel, [`STREAM_AHEAD`] bytes before they are read: nobody else asks for them, and by themselves they come
-    /// slower than they are used.
-    Stream,
+    /// For every register that is read the one so many bytes behind it, where nobody else asks for that, and by itself it comes slower
+    /// than it is used.
+    Each(usize),
 }
 
 /// Bytes between what is read of a panel and what is asked for. F of the tiny shape, where 31 MB a step pass through an L3 cache of
@@ -435,7 +437,7 @@ impl At<'_> {
             let w = (w.as_ptr().add((panel * k + from) * LANES), k * LANES, LANES);
             let sums = match () {
                 () if M <= FEW => tile::<S, W, M, P>(s, to - from, a, w, Ahead::Nothing, sums),
-                () if P == 1 && lone => tile::<S, W, M, P>(s, to - from, a, w, Ahead::Stream, sums),
+                () if P == 1 && lone => tile::<S, W, M, P>(s, to - from, a, w, Ahead::Each(STREAM_AHEAD), sums),
                 () => tile::<S, W, M, P>(s, to - from, a, w, next, sums),
             };
             if to < k {

@@ -1,7 +1,7 @@
 //! The scan: bounds of 64 rows at a time, and which rows they leave over.
 
 use super::{BOUNDS, Quantised, Query, SCREEN_GROUP, SCREEN_MAX_K, TINY, panel_bytes, screen_bytes};
-use crate::matmul::{ask_for, lines};
+use crate::matmul::{ask_for, chains, joined, lines};
 use crate::region::{MAX_CHUNKS, Team};
 use crate::simd::{Isa, Kernel, LANES, LINE, Simd, TILE, TileSums, Tiles, unrolled};
 use std::cell::RefCell;
@@ -159,7 +159,7 @@ struct Scan<'a> {
 impl Kernel for Scan<'_> {
     type Out = ();
     /// A group stays in the L1 cache while the queries pass. Queries share each load of the weights; two digits are for one query,
-    /// which waits for memory anyway.
+    /// which waits for memory anyway: panel after panel, as they lie.
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let one_digit = self.digits == 1;
@@ -171,11 +171,9 @@ impl Kernel for Scan<'_> {
                 first += unsafe {
                     match (left, one_digit) {
                         (8.., true) if S::PANELS == 2 => self.group::<S, 8, 2, 1>(s, first, group),
-                        (4.., true) if S::PANELS == 2 => self.group::<S, 4, 2, 1>(s, first, group),
                         (4.., true) if S::WIDEST == 4 => self.group::<S, 4, 1, 1>(s, first, group),
-                        (2.., true) if S::WIDEST == 4 => self.group::<S, 2, 2, 1>(s, first, group),
-                        (_, true) if S::WIDEST == 4 => self.group::<S, 1, 4, 1>(s, first, group),
-                        (_, false) if S::WIDEST == 4 => self.group::<S, 1, 4, 2>(s, first, group),
+                        (2.., true) if S::WIDEST == 4 => self.group::<S, 2, 1, 1>(s, first, group),
+                        (_, true) if S::WIDEST == 4 => self.group::<S, 1, 1, 1>(s, first, group),
                         _ => self.group::<S, 1, 1, 2>(s, first, group),
                     }
                 };
@@ -196,7 +194,7 @@ impl Scan<'_> {
         first: usize,
         group: usize,
     ) -> usize {
-        if P > S::WIDEST || M > 2 * S::WIDEST || (M >= 4 && P == 2 && S::PANELS < 2) {
+        if M > 2 * S::WIDEST || (M == 8 && S::PANELS < 2) {
             return M; // never asked for; no code is made for it
         }
         let queries = std::array::from_fn(|m| self.queries[first + m].with(self.digits));
@@ -264,7 +262,7 @@ unsafe fn intervals<S: Simd, const M: usize, const P: usize, const D: usize>(
     ahead: Option<(usize, usize)>,
 ) -> [[[S::F; 2]; P]; M] {
     let (words, size) = (screen.k.div_ceil(4), panel_bytes(screen.k));
-    let mut sums = [[[s.int_zero(); 2]; P]; M];
+    let mut sums = [[[[s.int_zero(); 4]; 2]; P]; M];
     let mut found = [[[s.splat(0.0); 2]; P]; M];
     // SAFETY: a panel is `size` bytes: k / 4 groups of 64, then the bounds.
     unsafe {
@@ -275,15 +273,20 @@ unsafe fn intervals<S: Simd, const M: usize, const P: usize, const D: usize>(
             if let Some((bytes, part)) = ahead {
                 s.prefetch(w.wrapping_add(bytes + (part * words + first) / STEPS * LINE).cast());
             }
-            unrolled!(STEPS of 4, i => { sums = add_word::<S, M, P, D>(s, queries, w, size, first + i, sums); });
+            unrolled!(STEPS of 4, i => {
+                let word = (first + i, i % chains::<S, M, P>());
+                sums = add_word::<S, M, P, D>(s, queries, w, size, word, sums);
+            });
             first += STEPS;
         }
         for i in first..words {
-            sums = add_word::<S, M, P, D>(s, queries, w, size, i, sums);
+            sums = add_word::<S, M, P, D>(s, queries, w, size, (i, 0), sums);
         }
         unrolled!(M, m => {
             unrolled!(P of 4, p => {
-                found[m][p] = interval(s, queries[m], sums[m][p], w.add(p * size + size - BOUNDS));
+                let [high, low] = sums[m][p];
+                let sums = [joined::<S, M, P>(s, high), joined::<S, M, P>(s, low)];
+                found[m][p] = interval(s, queries[m], sums, w.add(p * size + size - BOUNDS));
             });
         });
     }
@@ -369,7 +372,7 @@ impl Kernel for Tiled<'_> {
 
 /// Words that are written out together.
 const STEPS: usize = 4;
-/// Adds the products of word i: the sums of the high digits, and of the low ones.
+/// Adds the products of word i to a chain: of the sums of the high digits, and of those of the low ones.
 ///
 /// # Safety
 /// As [`intervals`].
@@ -379,18 +382,18 @@ unsafe fn add_word<S: Simd, const M: usize, const P: usize, const D: usize>(
     queries: [&Quantised; M],
     w: *const i8,
     size: usize,
-    i: usize,
-    mut sums: [[[S::I; 2]; P]; M],
-) -> [[[S::I; 2]; P]; M] {
+    (i, chain): (usize, usize),
+    mut sums: [[[[S::I; 4]; 2]; P]; M],
+) -> [[[[S::I; 4]; 2]; P]; M] {
     // SAFETY: as the caller's.
     unsafe {
         unrolled!(M, m => {
             let [high, low] = *queries[m].digits.get_unchecked(i);
             unrolled!(P of 4, p => {
                 let w = w.add(p * size + i * 4 * LANES);
-                sums[m][p][0] = s.dot4(sums[m][p][0], high, w);
+                sums[m][p][0][chain] = s.dot4(sums[m][p][0][chain], high, w);
                 if D == 2 {
-                    sums[m][p][1] = s.dot4(sums[m][p][1], low, w);
+                    sums[m][p][1][chain] = s.dot4(sums[m][p][1][chain], low, w);
                 }
             });
         });

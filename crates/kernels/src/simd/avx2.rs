@@ -224,6 +224,10 @@ impl Simd for Avx2 {
         })
     }
     #[inline(always)]
+    fn int_add(self, a: Self::I, b: Self::I) -> Self::I {
+        registers!((_mm256_add_epi32(a.0, b.0), _mm256_add_epi32(a.1, b.1)))
+    }
+    #[inline(always)]
     unsafe fn int_join(self, high: Self::I, low: Self::I, sub: *const i32) -> Self::I {
         // SAFETY: the caller vouches for reading 16 i32 at `sub`, the proof for the features.
         unsafe {

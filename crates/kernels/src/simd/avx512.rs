@@ -185,6 +185,10 @@ impl Simd for Avx512 {
         unsafe { _mm512_sub_epi32(sum, _mm512_slli_epi32::<7>(_mm512_loadu_si512(sub.cast()))) }
     }
     #[inline(always)]
+    fn int_add(self, a: __m512i, b: __m512i) -> __m512i {
+        registers!(_mm512_add_epi32(a, b))
+    }
+    #[inline(always)]
     unsafe fn int_join(self, high: __m512i, low: __m512i, sub: *const i32) -> __m512i {
         // SAFETY: the caller vouches for reading 16 i32 at `sub`, the proof for the features.
         unsafe {

@@ -164,6 +164,8 @@ pub trait Simd: Copy {
     /// # Safety
     /// `sub` is valid for reading 16 i32.
     unsafe fn int_signed(self, sum: Self::I, sub: *const i32) -> Self::I;
+    /// lane i of `a` + lane i of `b`, wrapping.
+    fn int_add(self, a: Self::I, b: Self::I) -> Self::I;
     /// 128 high + low - 8192 sub, wrapping.
     /// # Safety
     /// `sub` is valid for reading 16 i32.

@@ -168,6 +168,10 @@ impl Simd for Portable {
         sum
     }
     #[inline(always)]
+    fn int_add(self, a: Self::I, b: Self::I) -> Self::I {
+        from_fn(|i| a[i].wrapping_add(b[i]))
+    }
+    #[inline(always)]
     unsafe fn int_join(self, high: Self::I, low: Self::I, sub: *const i32) -> Self::I {
         // SAFETY: the caller vouches for 16 readable i32.
         let sub = unsafe { sub.cast::<[i32; LANES]>().read_unaligned() };

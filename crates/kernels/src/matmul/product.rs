@@ -16,7 +16,7 @@ use super::inputs::{self, Rows, interleave};
 use super::int8;
 use super::panels::{Panels, Storage};
 use crate::region::{MAX_CHUNKS, Team};
-use crate::simd::{Isa, Kernel, LANES, LINE, Simd, unrolled};
+use crate::simd::{Isa, Kernel, LANES, Simd, unrolled};
 use half::{bf16, f16};
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
@@ -77,7 +77,7 @@ pub(crate) unsafe fn tile<S: Simd, W: Weight, const M: usize, const P: usize>(
     k: usize,
     rows: Rows,
     (w, panel, step): (*const W, usize, usize),
-    ahead: Ahead<W>,
+    ahead: Ahead,
     mut acc: [[S::F; P]; M],
 ) -> [[S::F; P]; M] {
     let mut from = 0;
@@ -86,7 +86,6 @@ pub(crate) unsafe fn tile<S: Simd, W: Weight, const M: usize, const P: usize>(
         while from + STEPS <= k {
             match ahead {
                 Ahead::Nothing => {}
-                Ahead::Next(next) => s.prefetch(next.wrapping_byte_add(from / STEPS * LINE).cast()),
                 Ahead::Each(bytes) => {
                     unrolled!(P of 4, p => {
                         let read = w.wrapping_add(p * panel + from * step);
@@ -107,21 +106,17 @@ pub(crate) unsafe fn tile<S: Simd, W: Weight, const M: usize, const P: usize>(
     acc
 }
 
-/// What [`tile`] asks for while it computes. Known to the compiler where it is called: a number of lines that is found out for each
-/// tile took 3 to 15 % more instructions.
+/// What [`tile`] asks the caches for while it computes. How many lines is known to the compiler: a number that is found out for each tile
+/// took 3 to 15 % more instructions.
 #[derive(Clone, Copy)]
-pub(crate) enum Ahead<W> {
+pub(crate) enum Ahead {
+    /// The processor's own prefetching is as good: one or two rows.
     Nothing,
-    /// A further line of what is read next at every fourth step: tiles in turn share it.
-    Next(*const W),
-    /// For every register that is read the one so many bytes behind it, where nobody else asks for that, and by itself it comes slower
-    /// than it is used.
+    /// For every register that is read the one so many bytes behind it. With all lines of the panels that come next instead of a quarter
+    /// of one F of the tiny shape took 79 ms instead of 112, with AVX2 76 instead of 117, and the layers of E 144 instead of 154
+    /// (Zen 4, one thread, medians in turn). Further tiles of the same panels ask again, which costs nothing that was seen.
     Each(usize),
 }
-
-/// Bytes between what is read of a panel and what is asked for. F of the tiny shape, where 31 MB a step pass through an L3 cache of
-/// 32: 85.8 to 71.2 and 81.5 to 72.5 ms (Zen 3, one thread, medians in turn).
-const STREAM_AHEAD: usize = 2048;
 
 /// Steps of [`tile`] that are written out.
 const STEPS: usize = 4;
@@ -346,11 +341,9 @@ fn block<S: Simd, W: Weight>(s: S, b: &Block<'_>, w: &[W]) {
                 while row < last {
                     let m = tallest.min(last - row);
                     let waiting = if in_blocks { &mut waiting[row - first..] } else { &mut [][..] };
-                    // Tiles in turn ask for the quarters of each panel that comes next.
-                    let (quarter, next) = ((row - first) / tallest % 4, (row - first) / tallest / 4);
-                    let next = if to < k { (panel + next) * k + to } else { (panel + group + next) * k };
-                    let ahead = (next + quarter * (to - from) / 4) * LANES;
-                    let at = At { row, m, panel, from, to, waiting, ahead, lone: last - first <= tallest };
+                    // What is read next: the next inputs, or the next panels.
+                    let ahead = LANES * size_of::<W>() * if to < k { to - from } else { group * k - from };
+                    let at = At { row, m, panel, from, to, waiting, ahead };
                     // SAFETY: `matmul` checked that every row below m and every panel below n / 16 lies within the slices.
                     unsafe {
                         match group {
@@ -371,7 +364,7 @@ fn block<S: Simd, W: Weight>(s: S, b: &Block<'_>, w: &[W]) {
 
 /// Where a tile is: its first row, how many rows it writes, its first panel, its inputs `from..to`, the sums of earlier
 /// inputs, a row each (written by the tile of the same rows and panels that ended at `from`), which weights are read
-/// after it, and whether it is the only one of its panels.
+/// after it.
 struct At<'a> {
     row: usize,
     m: usize,
@@ -380,7 +373,6 @@ struct At<'a> {
     to: usize,
     waiting: &'a mut [MaybeUninit<[f32; WIDEST * LANES]>],
     ahead: usize,
-    lone: bool,
 }
 
 impl At<'_> {
@@ -414,7 +406,7 @@ impl At<'_> {
         if never {
             return; // `block` does not ask for such tiles; here so that no code is made for them
         }
-        let At { row, m: rows, panel, from, to, waiting, ahead, lone } = self;
+        let At { row, m: rows, panel, from, to, waiting, ahead } = self;
         let k = b.p.w.k;
         let mut sums = [[s.splat(0.0); P]; M];
         // SAFETY: the caller vouches for the rows and panels, `matmul` for the slices that hold them, interleaved inputs
@@ -432,13 +424,10 @@ impl At<'_> {
                 None if M <= FEW => Rows::apart(b.p.a.as_ptr().add(row * b.p.lda + from), b.p.lda),
                 None => unreachable!("{M} rows as they lie"), // and so the rows' distance is a constant
             };
-            // An address only: it may lie behind the last panel, where often the next matrix begins.
-            let next = Ahead::Next(w.as_ptr().wrapping_add(ahead));
             let w = (w.as_ptr().add((panel * k + from) * LANES), k * LANES, LANES);
             let sums = match () {
                 () if M <= FEW => tile::<S, W, M, P>(s, to - from, a, w, Ahead::Nothing, sums),
-                () if P == 1 && lone => tile::<S, W, M, P>(s, to - from, a, w, Ahead::Each(STREAM_AHEAD), sums),
-                () => tile::<S, W, M, P>(s, to - from, a, w, next, sums),
+                () => tile::<S, W, M, P>(s, to - from, a, w, Ahead::Each(ahead), sums),
             };
             if to < k {
                 unrolled!(M, m => {

@@ -271,7 +271,8 @@ unsafe fn intervals<S: Simd, const M: usize, const P: usize, const D: usize>(
         let mut first = 0;
         while first + STEPS <= words {
             if let Some((bytes, part)) = ahead {
-                s.prefetch(w.wrapping_add(bytes + (part * words + first) / STEPS * LINE).cast());
+                let next = w.wrapping_add(bytes + (part * words + first) * LINE);
+                unrolled!(STEPS of 4, i => { s.prefetch(next.wrapping_add(i * LINE).cast()); });
             }
             unrolled!(STEPS of 4, i => {
                 let word = (first + i, i % chains::<S, M, P>());

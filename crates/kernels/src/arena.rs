@@ -1,6 +1,8 @@
 //! One block of memory for all packed weights, on huge pages where the system has them.
 
 use memmap2::MmapMut;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 /// Zeroed memory, aligned to a huge page.
 ///
@@ -46,6 +48,50 @@ impl Arena {
     /// The bytes, to fill them.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.memory[self.start..][..self.len]
+    }
+
+    /// Parts of `floats` floats, each with an owner of its own: together they are worth huge pages where none of them is.
+    ///
+    /// # Errors
+    /// Where the system does not give so much.
+    pub fn parts(count: usize, floats: usize) -> std::io::Result<Vec<Part>> {
+        let bytes = count.checked_mul(floats).and_then(|all| all.checked_mul(size_of::<f32>()));
+        let mut arena = Arena::new(bytes.ok_or(std::io::ErrorKind::OutOfMemory)?)?;
+        let first = arena.bytes_mut().as_mut_ptr().cast::<f32>();
+        let arena = Arc::new(arena);
+        let part = |i| Part { first: first.wrapping_add(i * floats), floats, _arena: arena.clone() };
+        Ok((0..count).map(part).collect())
+    }
+}
+
+/// Floats of an arena that others have other parts of.
+#[derive(Debug)]
+pub struct Part {
+    first: *mut f32,
+    floats: usize,
+    /// Holds the memory.
+    _arena: Arc<Arena>,
+}
+
+// SAFETY: a part is alone in having its floats, as a boxed slice has (`Arena::parts` gives each to one part, and keeps the arena where
+// nobody reads it).
+unsafe impl Send for Part {}
+// SAFETY: as above; what is shared is only read.
+unsafe impl Sync for Part {}
+
+impl Deref for Part {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        // SAFETY: `Arena::parts` found `floats` floats from `first` on within the arena, which lives as long as the part, is aligned
+        // to pages and zeroed, and no other part has them.
+        unsafe { std::slice::from_raw_parts(self.first, self.floats) }
+    }
+}
+
+impl DerefMut for Part {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as in `deref`; the part is borrowed for writing.
+        unsafe { std::slice::from_raw_parts_mut(self.first, self.floats) }
     }
 }
 

@@ -59,9 +59,7 @@ pub(crate) fn attend_to(
         state.sources.resize_with(first + sources.len(), KvCache::default);
     }
     let caches = &mut state.sources[first..first + sources.len()];
-    for (cache, source) in caches.iter_mut().zip(sources) {
-        cache.reset(model.cache_shape(decoder), source.len());
-    }
+    KvCache::reset(caches, model.cache_shape(decoder), |i| sources[i].len());
     let rows: usize = sources.iter().map(|source| source.len()).sum();
     let scratch = &mut Scratch::for_team(scratch, exec.team)[0];
     for (i, block) in decoder.blocks.iter().enumerate() {
@@ -85,9 +83,7 @@ pub(crate) fn begin(model: &Model, state: &mut DecoderState, decoder: &Stack, co
     if state.caches.len() < count {
         state.caches.resize_with(count, KvCache::default);
     }
-    for cache in &mut state.caches[..count] {
-        cache.reset(model.cache_shape(decoder), len);
-    }
+    KvCache::reset(&mut state.caches[..count], model.cache_shape(decoder), |_| len);
 }
 
 /// Decodes the tokens `ids` of the sequences that `feeds` names, each once: a step (one token each), a prefill, or a check of

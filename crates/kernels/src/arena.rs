@@ -1,4 +1,4 @@
-//! One block of memory for all packed weights, on huge pages where the system has them.
+//! One block of memory for all packed weights, or for the keys and values of many sequences, on huge pages where the system has them.
 
 use memmap2::MmapMut;
 use std::ops::{Deref, DerefMut};
@@ -50,36 +50,47 @@ impl Arena {
         &mut self.memory[self.start..][..self.len]
     }
 
-    /// Parts of `floats` floats, each with an owner of its own: together they are worth huge pages where none of them is.
+    /// Parts of so many floats, each with an owner of its own: together they are worth huge pages where none of them is.
     ///
     /// # Errors
     /// Where the system does not give so much.
-    pub fn parts(count: usize, floats: usize) -> std::io::Result<Vec<Part>> {
-        let bytes = count.checked_mul(floats).and_then(|all| all.checked_mul(size_of::<f32>()));
+    pub fn parts(floats: impl Iterator<Item = usize> + Clone) -> std::io::Result<impl Iterator<Item = ArenaPart>> {
+        let all = floats.clone().try_fold(0usize, |all, floats| all.checked_add(floats));
+        let bytes = all.and_then(|all| all.checked_mul(size_of::<f32>()));
         let mut arena = Arena::new(bytes.ok_or(std::io::ErrorKind::OutOfMemory)?)?;
-        let first = arena.bytes_mut().as_mut_ptr().cast::<f32>();
+        let mut left = arena.bytes_mut().as_mut_ptr().cast::<f32>();
         let arena = Arc::new(arena);
-        let part = |i| Part { first: first.wrapping_add(i * floats), floats, _arena: arena.clone() };
-        Ok((0..count).map(part).collect())
+        let mut unused = all.unwrap_or(0);
+        Ok(floats.map_while(move |floats| {
+            unused = unused.checked_sub(floats)?; // as many as before, whatever the iterator says the second time
+            let first = left;
+            left = left.wrapping_add(floats);
+            Some(ArenaPart { first, floats, _arena: arena.clone() })
+        }))
     }
 }
 
-/// Floats of an arena that others have other parts of.
-#[derive(Debug)]
-pub struct Part {
+/// Floats of an arena that others have other parts of. The memory stays until the last part has gone.
+pub struct ArenaPart {
     first: *mut f32,
     floats: usize,
-    /// Holds the memory.
     _arena: Arc<Arena>,
+}
+
+impl std::fmt::Debug for ArenaPart {
+    /// Without the arena, which is others' too.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ArenaPart").field("floats", &self.floats).finish_non_exhaustive()
+    }
 }
 
 // SAFETY: a part is alone in having its floats, as a boxed slice has (`Arena::parts` gives each to one part, and keeps the arena where
 // nobody reads it).
-unsafe impl Send for Part {}
+unsafe impl Send for ArenaPart {}
 // SAFETY: as above; what is shared is only read.
-unsafe impl Sync for Part {}
+unsafe impl Sync for ArenaPart {}
 
-impl Deref for Part {
+impl Deref for ArenaPart {
     type Target = [f32];
     fn deref(&self) -> &[f32] {
         // SAFETY: `Arena::parts` found `floats` floats from `first` on within the arena, which lives as long as the part, is aligned
@@ -88,7 +99,7 @@ impl Deref for Part {
     }
 }
 
-impl DerefMut for Part {
+impl DerefMut for ArenaPart {
     fn deref_mut(&mut self) -> &mut [f32] {
         // SAFETY: as in `deref`; the part is borrowed for writing.
         unsafe { std::slice::from_raw_parts_mut(self.first, self.floats) }

@@ -455,7 +455,7 @@ impl Head<'_> {
             let k = self.a.keys.stored.pointers::<W>().0.add(self.head * head + block * panel);
             let (q, k, ahead) = (Rows::apart(q, self.query_stride), (k, panel, LANES), Ahead::Each(self.ahead[0]));
             let sums = match M {
-                1 => tile::<S, W, M, P>(s, d_kv, q, k, ahead, acc),
+                1 if self.rows.len() == 1 => tile::<S, W, M, P>(s, d_kv, q, k, ahead, acc),
                 _ => tile::<S, W, M, P>(s, d_kv, q, k, Ahead::Nothing, acc),
             };
             let to = self.scores.as_mut_ptr().add(block * LANES);
@@ -511,7 +511,7 @@ impl Head<'_> {
             let scores = Rows::apart(self.scores.as_ptr(), stride);
             let (v, ahead) = ((v, LANES, value_stride), Ahead::Each(self.ahead[1]));
             let sums = match M {
-                1 => tile::<S, W, M, P>(s, len, scores, v, ahead, zero),
+                1 if self.rows.len() == 1 => tile::<S, W, M, P>(s, len, scores, v, ahead, zero),
                 _ => tile::<S, W, M, P>(s, len, scores, v, Ahead::Nothing, zero),
             };
             let to = self.out.0.add(row * width + self.head * padded(self.d_kv) + column);

@@ -32,7 +32,7 @@ mod softmax;
 mod turn;
 
 pub use activation::Activation;
-pub use arena::{Arena, Part};
+pub use arena::{Arena, ArenaPart};
 pub use attention::{Attention, Bias, Heads, KeyLayout, KeyStorage, Keys, attention};
 pub use chains::chains;
 pub use compact::expand;

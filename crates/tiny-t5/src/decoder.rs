@@ -41,8 +41,8 @@ pub(crate) struct Feed {
 
 /// Computes the cross-attention's keys and values of sources: once for each, whatever is generated from it.
 ///
-/// `hidden` is the encoder's output for `sources`, one behind the other; they go to the places from `first` on of
-/// `state.sources`.
+/// `hidden` is the encoder's output for the sources of `group`, one behind the other; they go to their places of `state.sources`, which
+/// the first group makes room in for all.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn attend_to(
     model: &Model,
@@ -52,14 +52,13 @@ pub(crate) fn attend_to(
     decoder: &Stack,
     hidden: &[f32],
     sources: &[&[u32]],
-    first: usize,
+    group: Range<usize>,
 ) {
     let inner = model.shape.heads.width();
-    if state.sources.len() < first + sources.len() {
-        state.sources.resize_with(first + sources.len(), KvCache::default);
+    if group.start == 0 {
+        KvCache::reset_all(&mut state.sources, model.cache_shape(decoder), sources.iter().map(|source| source.len()));
     }
-    let caches = &mut state.sources[first..first + sources.len()];
-    KvCache::reset(caches, model.cache_shape(decoder), |i| sources[i].len());
+    let (caches, sources) = (&mut state.sources[group.clone()], &sources[group]);
     let rows: usize = sources.iter().map(|source| source.len()).sum();
     let scratch = &mut Scratch::for_team(scratch, exec.team)[0];
     for (i, block) in decoder.blocks.iter().enumerate() {
@@ -80,10 +79,7 @@ pub(crate) fn attend_to(
 
 /// Makes the first `count` caches empty, with room for `len` positions.
 pub(crate) fn begin(model: &Model, state: &mut DecoderState, decoder: &Stack, count: usize, len: usize) {
-    if state.caches.len() < count {
-        state.caches.resize_with(count, KvCache::default);
-    }
-    KvCache::reset(&mut state.caches[..count], model.cache_shape(decoder), |_| len);
+    KvCache::reset_all(&mut state.caches, model.cache_shape(decoder), std::iter::repeat_n(len, count));
 }
 
 /// Decodes the tokens `ids` of the sequences that `feeds` names, each once: a step (one token each), a prefill, or a check of

@@ -4,7 +4,7 @@ use crate::options::Dtype;
 use bytemuck::{cast_slice, cast_slice_mut};
 use half::f16;
 use std::ops::{Deref, DerefMut, Range};
-use tiny_t5_kernels::{Arena, Heads, Isa, KeyLayout, KeyStorage, Keys, LANES, Part, padded, to_f16};
+use tiny_t5_kernels::{Arena, ArenaPart, Heads, Isa, KeyLayout, KeyStorage, Keys, LANES, padded, to_f16};
 
 /// What all caches of a model share.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +53,7 @@ pub(crate) struct KvCache {
 enum Memory {
     Own(Vec<f32>),
     /// Of what many caches have together.
-    Part(Part),
+    Part(ArenaPart),
 }
 
 impl Default for Memory {
@@ -99,25 +99,33 @@ impl Memory {
 }
 
 /// Floats from which caches get memory together: a huge page. What a step of 32 sequences reads of theirs is more than an address cache
-/// knows small pages: layers of E 145.5 to 127.7 ms, on two threads 75.2 to 68.6 (Zen 4, medians in turn).
+/// knows small pages: layers of E 138.9 to 125.4 ms, on two threads 68.9 to 64.8 (Zen 4, medians in turn).
 const TOGETHER: usize = (2 << 20) / size_of::<f32>();
 
 impl KvCache {
-    /// Empty caches with room for `len(i)` positions, so that steps up to there allocate nothing; memory of an earlier use is kept.
-    pub(crate) fn reset(caches: &mut [KvCache], shape: CacheShape, len: impl Fn(usize) -> usize) {
-        let longest = shape.floats((0..caches.len()).map(&len).max().unwrap_or(0));
-        let is_short = |cache: &KvCache| cache.memory.len() < longest;
-        let short = caches.iter().filter(|cache| is_short(cache)).count();
-        if short > 1 && short * longest >= TOGETHER {
-            // Without such memory each takes its own.
-            let parts = Arena::parts(short, longest).unwrap_or_default();
-            let short = caches.iter_mut().filter(|cache| is_short(cache));
-            short.zip(parts).for_each(|(cache, part)| cache.memory = Memory::Part(part));
+    /// Makes the first caches empty, with room for so many positions each; see [`KvCache::reset`].
+    pub(crate) fn reset_all(
+        caches: &mut Vec<KvCache>,
+        shape: CacheShape,
+        lens: impl ExactSizeIterator<Item = usize> + Clone,
+    ) {
+        let floats = lens.clone().map(|len| shape.floats(len));
+        let has = |i: usize| caches.get(i).map_or(0, |cache| cache.memory.len());
+        let missing: usize = floats.clone().enumerate().filter(|(i, floats)| has(*i) < *floats).map(|(_, f)| f).sum();
+        if lens.len() > 1 && missing >= TOGETHER {
+            // All anew, so that no part of an earlier arena keeps it. Without such memory each takes its own.
+            caches.clear();
+            let parts = Arena::parts(floats).into_iter().flatten();
+            caches.extend(parts.map(|part| KvCache { memory: Memory::Part(part), ..KvCache::default() }));
         }
-        for (i, cache) in caches.iter_mut().enumerate() {
-            *cache = KvCache { memory: std::mem::take(&mut cache.memory), capacity: 0, len: 0, shape };
-            cache.reserve(len(i));
-        }
+        caches.resize_with(caches.len().max(lens.len()), KvCache::default);
+        caches.iter_mut().zip(lens).for_each(|(cache, len)| cache.reset(shape, len));
+    }
+
+    /// Makes it empty, with room for `len` positions, so that steps up to there allocate nothing; memory of an earlier use is kept.
+    pub(crate) fn reset(&mut self, shape: CacheShape, len: usize) {
+        *self = KvCache { memory: std::mem::take(&mut self.memory), capacity: 0, len: 0, shape };
+        self.reserve(len);
     }
 
     /// Makes room for `len` positions; those counted stay.
@@ -195,6 +203,7 @@ impl KvCache {
 
     /// Makes this cache hold what another one of the same model holds.
     pub(crate) fn copy_from(&mut self, other: &KvCache) {
+        debug_assert_eq!(self.shape, other.shape, "caches of one model");
         self.len = 0;
         self.reserve(other.len);
         self.len = other.len;
@@ -253,5 +262,65 @@ fn write_values<T>(
 fn copy<T: Copy>(to: &mut [T], to_head: usize, from: &[T], from_head: usize, used: usize) {
     for (to, from) in to.chunks_exact_mut(to_head).zip(from.chunks_exact(from_head)) {
         to[..used].copy_from_slice(&from[..used]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All that a cache holds.
+    fn numbers(cache: &KvCache) -> Vec<f32> {
+        let (heads, d_kv) = (cache.shape.heads, cache.shape.d_kv);
+        let mut numbers = Vec::new();
+        for layer in 0..cache.shape.layers {
+            let Keys { stored, layout, value_head, value_stride, len } = cache.view(layer, 0);
+            let (keys, values) = match stored {
+                KeyStorage::F32(keys, values) => (keys.to_vec(), values.to_vec()),
+                KeyStorage::F16(keys, values) => {
+                    let wide = |x: &[f16]| x.iter().map(|x| x.to_f32()).collect::<Vec<_>>();
+                    (wide(keys), wide(values))
+                }
+            };
+            for (head, t) in (0..heads).flat_map(|head| (0..len).map(move |t| (head, t))) {
+                let key = head * layout.head + t / LANES * layout.panel + t % LANES;
+                numbers.extend((0..d_kv).map(|d| keys[key + d * LANES]));
+                numbers.extend(&values[head * value_head + t * value_stride..][..d_kv]);
+            }
+        }
+        numbers
+    }
+
+    /// Caches that get memory together hold what others hold, also when some grow, and when fewer or longer ones come.
+    #[test]
+    fn caches_together_are_like_caches_apart() {
+        let isa = Isa::best();
+        for half in [false, true] {
+            let shape = CacheShape { layers: 2, heads: 4, d_kv: 64, half };
+            let stride = 2 * shape.heads * shape.d_kv;
+            let mut caches = Vec::new();
+            for (round, lens) in
+                [&[100, 3, 64, 700, 1][..], &[5, 900], &[20, 20, 20], &[1, 2], &[1000; 3]].iter().enumerate()
+            {
+                KvCache::reset_all(&mut caches, shape, lens.iter().copied());
+                let mut alone: Vec<_> = lens.iter().map(|_| KvCache::default()).collect();
+                alone.iter_mut().for_each(|cache| cache.reset(shape, 1));
+                for (i, (cache, alone)) in caches.iter_mut().zip(&mut alone).enumerate() {
+                    // More than was asked for, in two pieces.
+                    for count in [lens[i] / 2 + 1, lens[i]] {
+                        let rows: Vec<_> =
+                            (0..count * stride).map(|x| ((x * 7 + i * 31 + round) % 1009) as f32).collect();
+                        for cache in [&mut *cache, alone] {
+                            (0..shape.layers).for_each(|layer| cache.append(isa, layer, &rows, stride, 0));
+                            cache.advance(count);
+                        }
+                    }
+                }
+                for (i, (cache, alone)) in caches.iter().zip(&alone).enumerate() {
+                    let found = numbers(cache);
+                    assert!(!found.is_empty() && found == numbers(alone), "cache {i} of round {round}, half {half}");
+                }
+            }
+        }
     }
 }

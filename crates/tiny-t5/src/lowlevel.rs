@@ -74,7 +74,7 @@ impl T5 {
         }
         Ok(self.with_state(|exec, state| {
             let decoding = &mut state.decoder;
-            decoder::attend_to(model, exec, &mut state.scratch, decoding, decoder, &rows, &[input_ids], 0);
+            decoder::attend_to(model, exec, &mut state.scratch, decoding, decoder, &rows, &[input_ids], 0..1);
             decoder::begin(model, decoding, decoder, 1, CHUNK);
             let (source, cache) = (std::mem::take(&mut decoding.sources[0]), std::mem::take(&mut decoding.caches[0]));
             Decoder { t5: self.clone(), sources: vec![source], caches: vec![cache], hidden: Vec::new() }

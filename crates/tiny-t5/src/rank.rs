@@ -58,7 +58,7 @@ impl T5 {
                     starts.clear();
                     starts.resize(batch.len(), start);
                     encoder::encode(model, exec, scratch, encoder, batch);
-                    decoder::attend_to(model, exec, scratch, decoding, decoder, &encoder.hidden, batch, 0);
+                    decoder::attend_to(model, exec, scratch, decoding, decoder, &encoder.hidden, batch, 0..batch.len());
                     decoder::begin(model, decoding, decoder, batch.len(), 1);
                     decoder::decode(model, exec, scratch, decoding, (decoder, &model.packed), feeds, starts);
                     for hidden in decoding.hidden.chunks_exact(model.shape.stride()).take(batch.len()) {

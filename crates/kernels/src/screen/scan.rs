@@ -1,7 +1,7 @@
 //! The scan: bounds of 64 rows at a time, and which rows they leave over.
 
 use super::{BOUNDS, Quantised, Query, SCREEN_GROUP, SCREEN_MAX_K, TINY, panel_bytes, screen_bytes};
-use crate::matmul::{ask_for, chains, joined, lines};
+use crate::matmul::{ask_for, chain_count, joined, lines};
 use crate::region::{MAX_CHUNKS, Team};
 use crate::simd::{Isa, Kernel, LANES, LINE, Simd, TILE, TileSums, Tiles, unrolled};
 use std::cell::RefCell;
@@ -194,7 +194,7 @@ impl Scan<'_> {
         first: usize,
         group: usize,
     ) -> usize {
-        if M > 2 * S::WIDEST || (M == 8 && S::PANELS < 2) {
+        if (M > 1 && S::WIDEST < 4) || (M == 8 && S::PANELS < 2) {
             return M; // never asked for; no code is made for it
         }
         let queries = std::array::from_fn(|m| self.queries[first + m].with(self.digits));
@@ -275,7 +275,7 @@ unsafe fn intervals<S: Simd, const M: usize, const P: usize, const D: usize>(
                 unrolled!(STEPS of 4, i => { s.prefetch(next.wrapping_add(i * LINE).cast()); });
             }
             unrolled!(STEPS of 4, i => {
-                let word = (first + i, i % chains::<S, M, P>());
+                let word = (first + i, i % chain_count::<S, M, P, D>());
                 sums = add_word::<S, M, P, D>(s, queries, w, size, word, sums);
             });
             first += STEPS;
@@ -286,7 +286,7 @@ unsafe fn intervals<S: Simd, const M: usize, const P: usize, const D: usize>(
         unrolled!(M, m => {
             unrolled!(P of 4, p => {
                 let [high, low] = sums[m][p];
-                let sums = [joined::<S, M, P>(s, high), joined::<S, M, P>(s, low)];
+                let sums = [joined::<S, M, P, D>(s, high), joined::<S, M, P, D>(s, low)];
                 found[m][p] = interval(s, queries[m], sums, w.add(p * size + size - BOUNDS));
             });
         });

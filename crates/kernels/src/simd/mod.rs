@@ -58,7 +58,7 @@ pub trait Simd: Copy {
     type F: Copy;
     /// Rows of the product tile (see `matmul::product`); a matter of speed only.
     const ROWS: usize;
-    /// Panels of the product tile for more than two rows.
+    /// Panels of the product tile for more than two rows: what is in flight at once.
     const PANELS: usize;
     /// Most panels of any tile: 4 where registers hold them, for one row.
     const WIDEST: usize = 4;

@@ -75,7 +75,7 @@ impl Search<'_> {
                 let (source, ids) = get(next);
                 let cache = next % ROWS; // a call has no more sequences than rows
                 if position == 0 {
-                    KvCache::reset(&mut self.state.decoder.caches[cache..=cache], shape, |_| ids.len().max(room));
+                    self.state.decoder.caches[cache].reset(shape, ids.len().max(room));
                 }
                 let first = self.state.ids.len();
                 let end = ids.len().min(position + ROWS - first);

@@ -365,14 +365,14 @@ impl<'a> Search<'a> {
                 tokens += source.len();
                 tokens <= ENCODE_TOKENS
             });
-            let group = &sources[first..first + fits.count().max(1)];
+            let group = first..first + fits.count().max(1);
+            first = group.end;
             let start = Instant::now();
-            encoder::encode(self.model, self.exec, scratch, encoder, group);
+            encoder::encode(self.model, self.exec, scratch, encoder, &sources[group.clone()]);
             let encoded = ms(start);
-            decoder::attend_to(self.model, self.exec, scratch, decoder, self.decoder, &encoder.hidden, group, first);
+            decoder::attend_to(self.model, self.exec, scratch, decoder, self.decoder, &encoder.hidden, sources, group);
             self.timings.encode_ms += encoded;
             self.timings.cross_ms += ms(start) - encoded;
-            first += group.len();
         }
     }
 

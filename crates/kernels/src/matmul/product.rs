@@ -113,9 +113,10 @@ pub(crate) unsafe fn tile<S: Simd, W: Weight, const M: usize, const P: usize>(
 pub(crate) enum Ahead {
     /// One or two rows of a product read as fast as the processor's own prefetching brings.
     Nothing,
-    /// For every register that is read the one so many bytes behind it, or before it: the sum wraps. With all lines of the panels that come next instead of a quarter
-    /// of one F of the tiny shape took 79 ms instead of 112, with AVX2 76 instead of 117, and the layers of E 144 instead of 154
-    /// (Zen 4, one thread, medians in turn). Further tiles of the same panels ask again, which costs nothing that was seen.
+    /// For every register that is read the one so many bytes behind it, or before it: the sum wraps. With all lines of the
+    /// panels that come next instead of a quarter of one F of the tiny shape took 79 ms instead of 112, with AVX2 76 instead of
+    /// 117, and the layers of E 144 instead of 154 (Zen 4, one thread, medians in turn). Further tiles of the same panels ask
+    /// again, which costs nothing that was seen.
     Each(usize),
 }
 

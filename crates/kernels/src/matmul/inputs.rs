@@ -1,49 +1,49 @@
 //! The inputs of a product, laid out for its tiles.
 //!
-//! Rows of a tile lie interleaved, input by input, so that a step of the inner loop finds all of them in one line of the
-//! cache and at constant distances: with row-major inputs the address of each row is an addition, 11 for 24 fused
+//! A few rows ([`Simd::TOGETHER`], here T) lie interleaved, input by input, so that a step of the inner loop finds its rows at constant
+//! distances from a few places: with row-major inputs the address of each row is an addition, 11 for 24 fused
 //! multiply-adds, rows a multiple of 4 KB apart evict one another, and each row holds a line of the L1 cache that a
-//! panel wants.
+//! panel wants. A tile may begin with any such group, and is as high as it likes.
 //!
 //! ```text
 //! row-major:    row 0: 0 1 2 .. k-1 | row 1: 0 1 2 .. k-1 | ...
-//! interleaved:  input 0: row 0 1 .. H-1 | input 1: row 0 1 .. H-1 | ... | input 0: row H H+1 .. | ...
+//! interleaved:  input 0: row 0 .. T-1 | input 1: row 0 .. T-1 | ... | input 0: row T .. 2T-1 | ...
 //! ```
 
 use crate::region::Team;
-use crate::simd::{Isa, Kernel, Simd, unrolled};
-use wide::f32x4;
+use crate::simd::{Isa, Kernel, LANES, Simd};
 
 /// Rows are dealt out in multiples of it: whole tiles on every instruction set.
 pub(super) const ROWS: usize = 12;
 /// Floats from which several threads lay them out.
 const PARALLEL: usize = 32 * 1024;
 
-/// Where the inputs of a tile are: input k of row m at `k * step + m * row`.
+/// Where the inputs of a tile are: input k of row m at `k * step + m / together * group + m % together`.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows {
     at: *const f32,
-    row: usize,
     step: usize,
+    together: usize,
+    group: usize,
 }
 
 impl Rows {
     /// Rows of a row-major matrix.
     #[inline(always)]
     pub(crate) fn apart(at: *const f32, stride: usize) -> Rows {
-        Rows { at, row: stride, step: 1 }
+        Rows { at, step: 1, together: 1, group: stride }
     }
 
     /// Rows from `row` on, of those that [`interleave`] laid out on this instruction set, from input `from` on.
     ///
     /// # Safety
-    /// They are there.
+    /// They are there, and `row` is the first of a group.
     #[inline(always)]
     pub(super) unsafe fn interleaved<S: Simd>(at: *const f32, k: usize, row: usize, from: usize) -> Rows {
-        let within = row % S::ROWS;
+        debug_assert!(row.is_multiple_of(S::TOGETHER));
         // SAFETY: as the caller's.
-        let at = unsafe { at.add((row - within) * k + from * S::ROWS + within) };
-        Rows { at, row: 1, step: S::ROWS }
+        let at = unsafe { at.add(row * k + from * S::TOGETHER) };
+        Rows { at, step: S::TOGETHER, together: S::TOGETHER, group: S::TOGETHER * k }
     }
 
     /// Input `k` of row `m`.
@@ -53,7 +53,7 @@ impl Rows {
     #[inline(always)]
     pub(super) unsafe fn get(self, k: usize, m: usize) -> f32 {
         // SAFETY: as the caller's.
-        unsafe { *self.at.add(k * self.step + m * self.row) }
+        unsafe { *self.at.add(k * self.step + m / self.together * self.group + m % self.together) }
     }
 }
 
@@ -88,33 +88,21 @@ struct Interleave<'a> {
 impl Kernel for Interleave<'_> {
     type Out = ();
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
-        let Interleave { a, lda, mut first, last, k, out } = self;
-        for tile in out.chunks_exact_mut(S::ROWS * k) {
-            let rows: [&[f32]; ROWS] = std::array::from_fn(|m| &a[(first + m).min(last) * lda..][..k]);
-            let fours = rows.map(|row| row.as_chunks::<4>().0);
-            let (whole, rest) = tile.split_at_mut(k / 4 * 4 * S::ROWS);
-            for (i, steps) in whole.chunks_exact_mut(4 * S::ROWS).enumerate() {
-                unrolled!(FOURS of 4, four => {
-                    let m = 4 * four;
-                    if m < S::ROWS {
-                        let together = (S::ROWS - m).min(4);
-                        let inputs = f32x4::transpose(std::array::from_fn(|j| f32x4::new(fours[m + j][i])));
-                        unrolled!(STEPS of 4, j => {
-                            let to = &mut steps[j * S::ROWS + m..][..together];
-                            to.copy_from_slice(&inputs[j].to_array()[..together]);
-                        });
-                    }
-                });
+    fn run<S: Simd>(self, s: S) {
+        let Interleave { a, lda, first, last, k, out } = self;
+        let inputs = LANES / S::TOGETHER;
+        for (i, group) in out.chunks_exact_mut(S::TOGETHER * k).enumerate() {
+            let row = |m: usize| &a[(first + i * S::TOGETHER + m % S::TOGETHER).min(last) * lda..][..k];
+            let rows = [row(0), row(1), row(2), row(3)];
+            let whole = k / inputs * inputs;
+            for (from, to) in (0..whole).step_by(inputs).zip(group.as_chunks_mut::<LANES>().0) {
+                let at = |m: usize| rows[m][from..][..inputs].as_ptr();
+                // SAFETY: so many inputs of each row are there, and 16 floats are written.
+                unsafe { s.weave([at(0), at(1), at(2), at(3)], to.as_mut_ptr()) };
             }
-            for (step, i) in rest.chunks_exact_mut(S::ROWS).zip(k / 4 * 4..) {
-                step.iter_mut().zip(rows).for_each(|(to, row)| *to = row[i]);
+            for (from, to) in (whole..k).zip(group[whole * S::TOGETHER..].chunks_exact_mut(S::TOGETHER)) {
+                to.iter_mut().zip(rows).for_each(|(to, row)| *to = row[from]);
             }
-            first += S::ROWS;
         }
     }
 }
-
-/// Rows and steps that are transposed at a time: 4 by 4.
-const FOURS: usize = ROWS / 4;
-const STEPS: usize = 4;

@@ -95,6 +95,15 @@ impl Simd for Avx2 {
         })
     }
     #[inline(always)]
+    unsafe fn weave(self, [a, b, ..]: [*const f32; 4], to: *mut f32) {
+        // SAFETY: the caller vouches for reading 8 values of two rows and for writing 16 at `to`, the proof for the features.
+        unsafe {
+            let (a, b) = (_mm256_loadu_ps(a), _mm256_loadu_ps(b));
+            let (low, high) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+            self.store(to, (_mm256_permute2f128_ps::<0x20>(low, high), _mm256_permute2f128_ps::<0x31>(low, high)));
+        }
+    }
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: F) {
         // SAFETY: the caller vouches for writing 16 values at `p`, the proof for the features.
         unsafe {

@@ -49,6 +49,7 @@ impl Simd for Avx512 {
     type F = __m512;
     const ROWS: usize = 12;
     const PANELS: usize = 2;
+    const TOGETHER: usize = 4;
     const TILES: bool = true;
 
     #[inline(always)]
@@ -97,6 +98,14 @@ impl Simd for Avx512 {
                 _mm512_castpd_ps(_mm512_unpackhi_pd(ab_high, cd_high)),
             ]
         })
+    }
+    #[inline(always)]
+    unsafe fn weave(self, rows: [*const f32; 4], to: *mut f32) {
+        // SAFETY: the caller vouches for reading 4 values of each row and for writing 16 at `to`, the proof for the features.
+        unsafe {
+            let turned = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            self.store(to, _mm512_permutexvar_ps(turned, self.load_quarters(rows)));
+        }
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: __m512) {

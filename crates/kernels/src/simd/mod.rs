@@ -62,6 +62,8 @@ pub trait Simd: Copy {
     const PANELS: usize;
     /// Most panels of any tile: 4 where registers hold them, for one row.
     const WIDEST: usize = 4;
+    /// Rows whose inputs lie together (see `matmul::inputs`), 2 or 4: what [`Simd::weave`] takes, and tiles begin at multiples of.
+    const TOGETHER: usize = 2;
     /// Code for [`Tiles`] is made.
     const TILES: bool = false;
 
@@ -88,6 +90,10 @@ pub trait Simd: Copy {
     unsafe fn load_quarters(self, p: [*const f32; 4]) -> Self::F;
     /// In each quarter of the lanes, four lanes of four registers change places: lane j of register i for lane i of register j.
     fn turn_quarters(self, v: [Self::F; 4]) -> [Self::F; 4];
+    /// Interleaves `16 / TOGETHER` numbers of `TOGETHER` rows: `to[i * TOGETHER + m] = rows[m][i]`.
+    /// # Safety
+    /// So many of `rows` are valid for reading so many f32, and `to` for writing 16; no alignment is asked for.
+    unsafe fn weave(self, rows: [*const f32; 4], to: *mut f32);
     /// # Safety
     /// `p` is valid for writing 16 f32.
     unsafe fn store(self, p: *mut f32, v: Self::F);

@@ -98,6 +98,14 @@ impl Simd for Portable {
         from_fn(|j| from_lanes(from_fn(|i| v[i % 4][i / 4 * 4 + j])))
     }
     #[inline(always)]
+    unsafe fn weave(self, [a, b, ..]: [*const f32; 4], to: *mut f32) {
+        // SAFETY: the caller vouches for 8 readable f32 of two rows and for 16 writable ones.
+        unsafe {
+            let rows = [a, b].map(|row| row.cast::<[f32; LANES / 2]>().read_unaligned());
+            self.store(to, from_lanes(from_fn(|i| rows[i % 2][i / 2])));
+        }
+    }
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: F) {
         // SAFETY: the caller vouches for 16 writable f32.
         unsafe { p.cast::<[f32; LANES]>().write_unaligned(lanes(v)) }

@@ -1,13 +1,14 @@
 //! The encoder: ids to hidden states.
 //!
-//! Rows are cut into chunks, one a thread. In a block they meet only where they look at all keys, so a thread takes its rows
-//! from there to the next block's keys: a block has two regions, and what a row becomes on its way stays in the caches of one
-//! core. Where rows are too few for all threads, these share every product instead.
+//! Rows are cut into chunks, one a thread. They meet only where they look at all keys, so a thread takes its rows from one look at
+//! all keys to the next: a block is one region, and what a row becomes on its way stays in the caches of one core. Queries,
+//! keys and values have two buffers, in turn: while some threads still look at those of one block, others write the next
+//! block's. Where rows are too few for all threads, these share every product instead.
 
 use crate::model::Model;
 use crate::stack::{BiasTables, Block, Exec, Scratch, room};
 use std::ops::Range;
-use tiny_t5_kernels::{Attention, Bias, Epilogue, KeyLayout, KeyStorage, Keys, LANES, Team, attention, padded};
+use tiny_t5_kernels::{Attention, Epilogue, KeyLayout, KeyStorage, Keys, LANES, Team, attention, padded};
 
 /// Rows of a chunk, at least: each reads all weights.
 const CHUNK_ROWS: usize = 32;
@@ -20,15 +21,22 @@ pub(crate) struct EncoderState {
     bias: BiasTables,
     /// The residual stream [all positions of all sources, padded(d_model)].
     x: Vec<f32>,
-    /// Queries, keys and values of one block: [all positions, 3 * inner].
-    qkv: Vec<f32>,
-    /// The keys of one block, a source behind the other, as attention reads them.
-    keys: Vec<f32>,
+    /// Of two blocks, in turn.
+    projected: [Projected; 2],
     sources: Vec<Span>,
     pieces: Vec<Piece>,
     chunks: Vec<Chunk>,
     /// The hidden states of the last call: [all positions of all sources, padded(d_model)].
     pub(crate) hidden: Vec<f32>,
+}
+
+/// What the attention of a block looks at.
+#[derive(Debug, Default)]
+struct Projected {
+    /// Queries, keys and values [all positions, 3 * inner].
+    qkv: Vec<f32>,
+    /// The keys, a source behind the other, as attention reads them.
+    keys: Vec<f32>,
 }
 
 /// Where a source lies in the buffers.
@@ -69,47 +77,45 @@ pub(crate) fn encode(
     state.bias.cover(stack, shape, true, sources.iter().map(|s| s.len()).max().unwrap_or(1));
     let panel = KeyLayout::by_position(shape.kernel_heads()).panel;
     state.lay_out(sources, panel, exec.team.threads());
-    let EncoderState { bias, x, qkv, keys, sources: spans, pieces, chunks, hidden } = state;
+    let EncoderState { bias, x, projected, sources: spans, pieces, chunks, hidden } = state;
     let rows = spans.last().map_or(0, |span| span.rows.end);
-    let (x, qkv, hidden) = (room(x, rows * stride), room(qkv, rows * width), room(hidden, rows * stride));
-    let keys = room(keys, spans.last().map_or(0, |span| span.keys.end));
+    let (x, hidden) = (room(x, rows * stride), room(hidden, rows * stride));
+    for Projected { qkv, keys } in &mut *projected {
+        room(qkv, rows * width);
+        room(keys, spans.last().map_or(0, |span| span.keys.end));
+    }
+    let [mut before, mut next] = projected.each_mut();
 
     let scratch = Scratch::for_team(scratch, exec.team);
     // One chunk has all threads inside, of several each has one.
     let alone = Team::alone();
     let inside = if chunks.len() > 1 { Exec { team: &alone, ..exec } } else { exec };
-
-    let mut x_left = &mut *x;
-    let mut parts =
-        each_of(chunks, |chunk| (first(&mut x_left, chunk.rows.len() * stride), &pieces[chunk.pieces.clone()]));
-    exec.team.run_parts(scratch, &mut parts[..chunks.len()], |_, part| {
-        let Some((x, pieces)) = part else { return };
-        let ids = |piece: &Piece| &sources[piece.source][piece.position..][..piece.rows.len()];
-        model.embed(pieces.iter().flat_map(ids).copied(), x);
-    });
-    for (i, block) in stack.blocks.iter().enumerate() {
-        let pass = Pass { model, exec: inside, block, bias: bias.of(i), spans };
-        let (mut qkv_left, mut keys_left) = (&mut *qkv, &mut *keys);
-        let x_of = |chunk: &Chunk| &x[chunk.rows.start * stride..chunk.rows.end * stride];
-        let mut parts = each_of(chunks, |chunk| Projected {
-            x: x_of(chunk),
-            qkv: first(&mut qkv_left, chunk.rows.len() * width),
-            keys: first(&mut keys_left, chunk.keys.len()),
-            pieces: &pieces[chunk.pieces.clone()],
-        });
-        exec.team.run_parts(scratch, &mut parts[..chunks.len()], |scratch, part| pass.project(scratch, part));
-
-        let (qkv, keys) = (&*qkv, &*keys);
-        let mut x_left = &mut *x;
-        let mut parts = each_of(chunks, |chunk| Attended {
-            x: first(&mut x_left, chunk.rows.len() * stride),
+    let pass = Pass { model, exec: inside, bias, spans, sources };
+    for block in 0..=stack.blocks.len() {
+        let (mut x_left, mut hidden_left) = (&mut *x, &mut *hidden);
+        let (mut qkv_left, mut keys_left) = (&mut next.qkv[..], &mut next.keys[..]);
+        let mut parts = each_of(chunks, |chunk| Part {
             first: chunk.rows.start,
             pieces: &pieces[chunk.pieces.clone()],
+            x: first(&mut x_left, chunk.rows.len() * stride),
+            qkv: first(&mut qkv_left, chunk.rows.len() * width),
+            keys: first(&mut keys_left, chunk.keys.len()),
+            hidden: first(&mut hidden_left, chunk.rows.len() * stride),
         });
-        let parts = &mut parts[..chunks.len()];
-        exec.team.run_parts(scratch, parts, |scratch, part| pass.attend(scratch, (qkv, keys), part));
+        let before_it = &*before;
+        exec.team.run_parts(scratch, &mut parts[..chunks.len()], |scratch, part| {
+            let Some(part) = part else { return };
+            match block.checked_sub(1) {
+                None => pass.embed(part),
+                Some(before) => pass.attend(before, before_it, scratch, part),
+            }
+            match stack.blocks.get(block) {
+                Some(block) => pass.project(block, scratch, part),
+                None => inside.norm(shape, part.x, &stack.final_norm, part.hidden),
+            }
+        });
+        std::mem::swap(&mut before, &mut next);
     }
-    exec.norm(shape, x, &stack.final_norm, hidden);
 }
 
 /// What `part` makes of each chunk, in an array: a warm call takes no memory.
@@ -123,55 +129,41 @@ fn first<'a>(left: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
     left.split_off_mut(..len).expect("chunks are parts of the buffers")
 }
 
-/// A chunk on its way to the keys of a block.
-struct Projected<'a> {
-    x: &'a [f32],
-    qkv: &'a mut [f32],
-    keys: &'a mut [f32],
-    pieces: &'a [Piece],
-}
-
-/// A chunk on its way from the keys of a block to its end.
-struct Attended<'a> {
-    x: &'a mut [f32],
+/// A chunk on its way from one look at all keys to the next.
+struct Part<'a> {
     /// Its first row.
     first: usize,
     pieces: &'a [Piece],
+    x: &'a mut [f32],
+    /// What the next block looks at.
+    qkv: &'a mut [f32],
+    keys: &'a mut [f32],
+    /// At the end.
+    hidden: &'a mut [f32],
 }
 
-/// A block of the stack at work.
+/// The encoder at work.
 struct Pass<'a> {
     model: &'a Model,
     exec: Exec<'a>,
-    block: &'a Block,
-    bias: Bias<'a>,
+    bias: &'a BiasTables,
     spans: &'a [Span],
+    sources: &'a [&'a [u32]],
 }
 
 impl Pass<'_> {
-    /// Queries, keys and values of a chunk.
-    fn project(&self, scratch: &mut Scratch, part: &mut Option<Projected<'_>>) {
-        let Some(Projected { x, qkv, keys, pieces }) = part else { return };
-        let Pass { model: Model { shape, packed, .. }, exec, block, .. } = self;
-        let (stride, inner) = (shape.stride(), shape.heads.width());
-        let normed = room(&mut scratch.normed, x.len());
-        exec.norm(*shape, x, &block.attention_norm, normed);
-        exec.product(normed, x.len() / stride, packed.panels(&block.qkv), Epilogue::Store, qkv);
-        let (heads, mut keys_left, mut rows_left) = (shape.kernel_heads(), &mut **keys, &**qkv);
-        let layout = KeyLayout::by_position(heads);
-        for piece in *pieces {
-            let keys = first(&mut keys_left, piece.rows.len().div_ceil(LANES) * layout.panel);
-            let (rows, after) = rows_left.split_at(piece.rows.len() * 3 * inner);
-            rows_left = after;
-            Keys::write(exec.isa, keys, heads, layout, 0, &rows[inner..], 3 * inner);
-        }
+    fn embed(&self, part: &mut Part<'_>) {
+        let ids = |piece: &Piece| &self.sources[piece.source][piece.position..][..piece.rows.len()];
+        self.model.embed(part.pieces.iter().flat_map(ids).copied(), part.x);
     }
 
     /// The attention of a chunk's rows over all keys of their sources, and the feed-forward layer.
-    fn attend(&self, scratch: &mut Scratch, (qkv, keys): (&[f32], &[f32]), part: &mut Option<Attended<'_>>) {
-        let Some(Attended { x, first, pieces }) = part else { return };
-        let Pass { model: Model { shape, packed, .. }, exec, block, bias, spans } = self;
+    fn attend(&self, block: usize, before: &Projected, scratch: &mut Scratch, part: &mut Part<'_>) {
+        let Pass { model: Model { shape, packed, encoder, .. }, exec, bias, spans, .. } = self;
+        let Part { first, pieces, x, .. } = part;
         let (rows, inner, heads) = (x.len() / shape.stride(), shape.heads.width(), shape.kernel_heads());
+        let Projected { qkv, keys } = before;
+        let table = bias.of(block);
         let sequence = |i: usize| {
             let Piece { source, position, rows } = &pieces[i];
             let span = &spans[*source];
@@ -184,14 +176,33 @@ impl Pass<'_> {
                 len: span.rows.len(),
             };
             let rows = rows.start - *first..rows.end - *first;
-            Attention { rows, position: *position, keys, bias: Some(*bias), causal: false }
+            Attention { rows, position: *position, keys, bias: Some(table), causal: false }
         };
         let Scratch { attended, scores, .. } = scratch;
         let attended = room(attended, rows * inner);
         let queries = (&qkv[*first * 3 * inner..], 3 * inner);
         attention(exec.isa, exec.team, heads, queries, pieces.len(), sequence, attended, scores);
+        let block = &encoder.blocks[block];
         exec.product(attended, rows, packed.panels(&block.o), Epilogue::Add, x);
         block.feed_forward.add(*exec, *shape, packed, scratch, x);
+    }
+
+    /// Queries, keys and values of a chunk for a block.
+    fn project(&self, block: &Block, scratch: &mut Scratch, part: &mut Part<'_>) {
+        let Pass { model: Model { shape, packed, .. }, exec, .. } = self;
+        let Part { x, qkv, keys, pieces, .. } = part;
+        let (stride, inner) = (shape.stride(), shape.heads.width());
+        let normed = room(&mut scratch.normed, x.len());
+        exec.norm(*shape, x, &block.attention_norm, normed);
+        exec.product(normed, x.len() / stride, packed.panels(&block.qkv), Epilogue::Store, qkv);
+        let (heads, mut keys_left, mut rows_left) = (shape.kernel_heads(), &mut **keys, &**qkv);
+        let layout = KeyLayout::by_position(heads);
+        for piece in *pieces {
+            let keys = first(&mut keys_left, piece.rows.len().div_ceil(LANES) * layout.panel);
+            let (rows, after) = rows_left.split_at(piece.rows.len() * 3 * inner);
+            rows_left = after;
+            Keys::write(exec.isa, keys, heads, layout, 0, &rows[inner..], 3 * inner);
+        }
     }
 }
 

@@ -70,6 +70,8 @@ fn main() {
             (128, 1024, 1024),
             (32, 768, 256),
             (32, 1024, 256),
+            (16, 1024, 256),
+            (16, 256, 1024),
             (4, 1024, 256),
             (4, 256, 1024),
             (2, 1024, 256),
@@ -178,12 +180,12 @@ fn screen(isa: Isa, n: usize, k: usize, queries: usize) {
     }
     let mut all = vec![Query::default(); queries];
     assert!(all.iter_mut().all(|q| q.prepare(isa, &row, &scales)));
-    let mut bounds = vec![Bounds::NONE; queries * n.div_ceil(SCREEN_GROUP)];
+    let mut uppers = vec![0.0; queries * n.div_ceil(SCREEN_GROUP)];
     let bytes = screen_bytes(n, k) as f64;
     let (_, limit) = machine::read_bandwidth(isa, bytes as usize, 60).unwrap();
     let (fast, median) = time(100, || {
         let screen = Screen::new(n, k, arena.bytes());
-        screen.scan(isa, &Team::alone(), &all, screen_digits(isa, queries), &mut bounds);
+        screen.scan(isa, &Team::alone(), &all, screen_digits(isa, queries), &mut uppers);
     });
     println!(
         "  {name}: {:.0} us (fastest {:.0}), {:.1} GB/s, {:.0} % of reading {:.1}",

@@ -2,8 +2,8 @@
 //!
 //! The LM head of a small T5 is most of what a decoder step reads, and greedy search wants one thing of it: the row
 //! with the largest logit. The screen keeps an int8 copy of the matrix and, for each row, how far the copy can be off. A scan
-//! over the copy gives every logit within rigorous bounds; rows whose upper bound is below the best lower bound cannot win. The
-//! few that are left are computed exactly, by the same chain as [`crate::matmul`]: the winner, ties and all, is that of
+//! over the copy gives what no logit of 64 rows exceeds, rigorously; those that reach highest are looked at more closely, and rows
+//! whose upper bound is below the best lower bound cannot win. The few that are left are computed exactly, by the same chain as [`crate::matmul`]: the winner, ties and all, is that of
 //! the full f32 product.
 //!
 //! ```text
@@ -29,7 +29,7 @@ use crate::turn::{ROWS, turn};
 
 /// Inputs up to which the sum of 127 * 8191 * k products fits an i32.
 pub const SCREEN_MAX_K: usize = 2048;
-/// Rows that share bounds.
+/// Rows that share a bound.
 pub const SCREEN_GROUP: usize = 4 * LANES;
 
 /// Bytes behind a panel's weights: scale, E, W and the sum of q, for 16 rows.

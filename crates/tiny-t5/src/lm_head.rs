@@ -20,8 +20,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tiny_t5_checkpoint::{Config, Tensor};
 use tiny_t5_kernels::{
-    Arena, Bounds, ColumnScales, Epilogue, Isa, LANES, Leading, NearLeading, NearQuery, Query, SCREEN_MAX_K, Screen,
-    chains, first_max, pack_screen, padded, screen_bytes, screen_digits,
+    Arena, ColumnScales, Epilogue, Isa, LANES, Leading, NearLeading, NearQuery, Query, SCREEN_MAX_K, Screen, chains,
+    first_max, pack_screen, padded, screen_bytes, screen_digits,
 };
 
 /// Weights from which a screen is worth its making; below it the full product is as fast.
@@ -60,7 +60,7 @@ pub(crate) struct Choice {
     /// [rows, padded(d_model)]
     near_queries: Vec<f32>,
     /// [queries, groups]
-    bounds: Vec<Bounds>,
+    uppers: Vec<f32>,
     /// One a query.
     finalists: Vec<Finalists>,
     /// [vocab_size], minus infinity between uses.
@@ -295,7 +295,7 @@ impl LmHead {
         let (n, k, stride) = (model.config().vocab_size, model.config().d_model, model.shape.stride());
         let screen = Screen::new(n, k, packing.block.bytes());
         let hidden_of = |row: usize| &hidden[row * stride..][..k];
-        let Choice { queries, bounds, finalists, scores: dense, logits, screened, survivors, .. } = choice;
+        let Choice { queries, uppers, finalists, scores: dense, logits, screened, survivors, .. } = choice;
         queries.resize_with(rows.max(queries.len()), Query::default);
         finalists.resize_with(rows.max(finalists.len()), Finalists::default);
         // Rows that the screen can serve come to the front.
@@ -313,12 +313,12 @@ impl LmHead {
         }
         let (queries, finalists) = (&queries[..served], &mut finalists[..served]);
         let groups = screen.groups();
-        bounds.resize(served * groups, Bounds::NONE);
-        screen.scan(exec.isa, exec.team, queries, screen_digits(exec.isa, served), bounds);
+        uppers.resize(served * groups, 0.0);
+        screen.scan(exec.isa, exec.team, queries, screen_digits(exec.isa, served), uppers);
         let tensor = self.tensor(model);
         exec.team.chunks_mut(finalists, 1, |query, finalists| {
             let Finalists { row, apart, left, outputs, logits, weights, .. } = &mut finalists[0];
-            screen.survivors(exec.isa, &queries[query], &bounds[query * groups..][..groups], apart, outputs);
+            screen.survivors(exec.isa, &queries[query], &uppers[query * groups..][..groups], apart, outputs);
             *left = outputs.len();
             if *left == 0 || (*left > MAX_SURVIVORS && wanted == Wanted::Exact) {
                 outputs.clear();

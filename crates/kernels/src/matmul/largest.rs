@@ -1,8 +1,8 @@
 //! Which output of an int8 product is the largest, for half its arithmetic and without writing it out.
 //!
 //! An input of two digits is x = 128 h + r with |r| <= 64. The sum over h alone gives every output within a bound on what the sum
-//! over r can add, |r| |q| (Cauchy and Schwarz). Groups of outputs whose upper bound is below the best lower bound cannot
-//! have the largest; the others, few, are computed as [`super::matmul`] computes them.
+//! over r can add, |r| |q| (Cauchy and Schwarz). The group of outputs that can reach highest is computed as [`super::matmul`]
+//! computes it; then the few others that can reach higher than its largest output.
 
 use super::int8::{
     self, BLOCK, CHUNK, Digits, Layout, ROUND, height, lines, most, nearest, panel_bytes, scale_of, store_digits, sums,
@@ -13,6 +13,7 @@ use super::product::{Epilogue, Product};
 use super::tiled::ask_for;
 use crate::region::{MAX_CHUNKS, Team};
 use crate::simd::{Isa, Kernel, LANES, LINE, Simd, TILE, TileSums, Tiles, unrolled};
+use crate::softmax::first_max;
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -29,16 +30,9 @@ pub struct Leading {
     pub outputs: Vec<(u32, f32)>,
 }
 
-/// Bounds of the outputs of a group for a row: no output is above `upper`, and one is at least `lower`.
-#[derive(Clone, Copy, Debug)]
-struct Bounds {
-    lower: f32,
-    upper: f32,
-}
-
 thread_local! {
-    /// Rounded inputs, and bounds [m][groups]: kept from call to call.
-    static BUFFERS: RefCell<(Vec<u32>, Vec<Bounds>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+    /// Rounded inputs, and what no output of a group exceeds [m][groups], minus infinity where nothing is known: kept from call to call.
+    static BUFFERS: RefCell<(Vec<u32>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
 }
 
 /// The first of the largest outputs of each row of a product with int8 weights; see [`Leading`]. The epilogue is not looked at.
@@ -58,14 +52,14 @@ pub fn largest(isa: Isa, team: &Team, p: Product<'_>, rows: &mut [Leading]) {
     }
     assert!(p.lda >= k && p.a.len() >= (p.m - 1) * p.lda + k, "inputs: {} floats for {} rows of {k}", p.a.len(), p.m);
     let tiles = tiles(isa, p.m, k);
-    BUFFERS.with_borrow_mut(|(inputs, bounds)| {
+    BUFFERS.with_borrow_mut(|(inputs, uppers)| {
         let inputs = lines(inputs, if tiles.is_some() { p.m.next_multiple_of(TILE) } else { p.m } * words(k));
         isa.run(Round { p: &p, tiled: tiles.is_some(), out: inputs });
         let inputs = &*inputs;
         // Outputs behind the whole groups have no bounds and are always computed.
         let groups = n / (GROUP * LANES);
-        bounds.resize(p.m * groups, Bounds { lower: 0.0, upper: 0.0 });
-        let to = Out(bounds.as_mut_ptr());
+        uppers.resize(p.m * groups, 0.0);
+        let to = Out(uppers.as_mut_ptr());
         let scan = |of: Range<usize>| {
             let scan = Scan { p: &p, panels, inputs, groups, of, out: to };
             match tiles {
@@ -76,31 +70,24 @@ pub fn largest(isa: Isa, team: &Team, p: Product<'_>, rows: &mut [Leading]) {
         let chunks = (4 * team.threads()).min(groups.div_ceil(4)).clamp(1, MAX_CHUNKS);
         let cut = |i: usize| i * groups / chunks;
         team.run(chunks, |_, i| scan(cut(i)..cut(i + 1)));
-        let bounds = &*bounds;
+        let uppers = &*uppers;
         team.chunks_mut(rows, 1, |row, leading| {
-            let (a, bounds) = (&p.a[row * p.lda..][..k], &bounds[row * groups..][..groups]);
-            find(isa, Product { a, lda: k, m: 1, ..p }, panels, bounds, &mut leading[0]);
+            let (a, uppers) = (&p.a[row * p.lda..][..k], &uppers[row * groups..][..groups]);
+            find(isa, Product { a, lda: k, m: 1, ..p }, panels, uppers, &mut leading[0]);
         });
     });
 }
 
-/// The leading outputs of one row, from the bounds of its whole groups.
-fn find(isa: Isa, p: Product<'_>, panels: &[u8], bounds: &[Bounds], leading: &mut Leading) {
+/// The leading outputs of one row, from what its whole groups do not exceed.
+fn find(isa: Isa, p: Product<'_>, panels: &[u8], uppers: &[f32], leading: &mut Leading) {
     let Leading { apart, outputs } = leading;
     let (n, k, size) = (p.w.n, p.w.k, panel_bytes(p.w.k));
-    // What a column apart has is no bound of the others: its group is computed.
-    let apart_in = |group: usize| {
+    let has_apart = |group: usize| {
         let at = |group: usize| apart.partition_point(|column| (*column as usize) < group * GROUP * LANES);
-        if apart.is_empty() { &[][..] } else { &apart[at(group)..at(group + 1)] }
+        !apart.is_empty() && at(group) < at(group + 1)
     };
-    let known = bounds.iter().enumerate().filter(|(group, _)| apart_in(*group).is_empty());
-    let least = known.fold(f32::NEG_INFINITY, |least, (_, b)| if b.lower > least { b.lower } else { least });
     let mut best: Option<(u32, f32)> = None;
-    for group in 0..n.div_ceil(GROUP * LANES) {
-        let apart = apart_in(group);
-        if apart.is_empty() && bounds.get(group).is_some_and(|b| b.upper < least) {
-            continue;
-        }
+    let mut compute = |group: usize| {
         let first = group * GROUP * LANES;
         let n = (n - first).min(GROUP * LANES);
         let panels = &panels[first / LANES * size..][..n.div_ceil(LANES) * size];
@@ -109,17 +96,33 @@ fn find(isa: Isa, p: Product<'_>, panels: &[u8], bounds: &[Bounds], leading: &mu
         let part = Product { w, epilogue: Epilogue::Store, ..p };
         int8::product(isa, &Team::alone(), part, (panels, Digits::Two), &mut values, GROUP * LANES);
         for (column, value) in (first as u32..).zip(&values[..n]) {
-            if apart.contains(&column) {
+            if apart.binary_search(&column).is_ok() {
                 outputs.push((column, *value));
-            } else if best.is_none_or(|(_, best)| *value > best) && !value.is_nan() {
+            } else if best.is_none_or(|best| is_before((column, *value), best)) && !value.is_nan() {
                 best = Some((column, *value));
             }
         }
+        best.map_or(f32::NEG_INFINITY, |(_, best)| best)
+    };
+    let top = first_max(isa, uppers);
+    let mut least = compute(top);
+    for group in (0..n.div_ceil(GROUP * LANES)).filter(|group| *group != top) {
+        // The outputs of columns apart are wanted whatever they are.
+        let is_below = |upper: &f32| *upper < least && *upper > f32::NEG_INFINITY;
+        if !uppers.get(group).is_some_and(is_below) || has_apart(group) {
+            least = compute(group);
+        }
     }
     match best {
-        Some(best) => outputs.insert(outputs.partition_point(|(column, _)| *column < best.0), best),
+        Some(best) => outputs.push(best),
         None => outputs.clear(),
     }
+    outputs.sort_unstable_by_key(|(column, _)| *column);
+}
+
+/// Whether an output is larger, or as large and of a lower column.
+fn is_before(a: (u32, f32), b: (u32, f32)) -> bool {
+    a.1 > b.1 || (a.1 == b.1 && a.0 < b.0)
 }
 
 /// Steps of inputs, and scales of weights, from which products may leave f32: nothing is said of them.
@@ -179,12 +182,12 @@ impl Kernel for Round<'_> {
 }
 
 #[derive(Clone, Copy)]
-struct Out(*mut Bounds);
+struct Out(*mut f32);
 
-// SAFETY: the chunks of `largest` write the bounds of disjoint groups of an exclusively borrowed slice.
+// SAFETY: the chunks of `largest` write what they find of disjoint groups of an exclusively borrowed slice.
 unsafe impl Sync for Out {}
 
-/// The bounds of some groups, all rows.
+/// Some groups, all rows.
 struct Scan<'a> {
     p: &'a Product<'a>,
     panels: &'a [u8],
@@ -228,7 +231,7 @@ impl Scan<'_> {
         }
         let k = self.p.w.k;
         let (fours, size) = (k.div_ceil(4), panel_bytes(k));
-        let mut bounds = [[s.splat(f32::NEG_INFINITY); 2]; M];
+        let mut uppers = [s.splat(f32::NEG_INFINITY); M];
         // SAFETY: a panel is `size` bytes: groups of 64, the sums, the scales and the norms; a tile of the inputs is M rows of
         // `words`, the last two of each the steps and the radii.
         unsafe {
@@ -247,13 +250,12 @@ impl Scan<'_> {
                     unrolled!(P of 4, p => {
                         let behind = w.add(p * size + fours * 4 * LANES);
                         let dot = s.int_to_f32(s.int_signed(sums[m][p][0], behind.cast()));
-                        bounds[m] = widened(s, bounds[m], dot, sizes[p], row);
+                        uppers[m] = raised(s, uppers[m], dot, sizes[p], row);
                     });
                 });
             }
             unrolled!(M, m => {
-                let bounds = Bounds { lower: s.max_lane(bounds[m][0]), upper: s.max_lane(bounds[m][1]) };
-                *self.out.0.add((row + m) * self.groups + group) = bounds;
+                *self.out.0.add((row + m) * self.groups + group) = s.max_lane(uppers[m]);
             });
         }
         M
@@ -277,20 +279,13 @@ unsafe fn sizes_of<S: Simd>(s: S, behind: *const i8) -> [S::F; 2] {
     ]
 }
 
-/// Bounds of the largest output of each lane, with one more output: its sum, the scale and size of its weights, and the step and
-/// radius of its row.
+/// What no output of a lane exceeds, with one more output: its sum, the scale and size of its weights, and the step and radius of
+/// its row.
 #[inline(always)]
-fn widened<S: Simd>(
-    s: S,
-    [lower, upper]: [S::F; 2],
-    dot: S::F,
-    [scale, size]: [S::F; 2],
-    [step, radius]: [S::F; 2],
-) -> [S::F; 2] {
-    let centre = s.mul(dot, s.mul(scale, step));
+fn raised<S: Simd>(s: S, upper: S::F, dot: S::F, [scale, size]: [S::F; 2], [step, radius]: [S::F; 2]) -> S::F {
     let radius = s.mul_add(size, radius, s.splat(1e-30));
-    // A row whose step is not a number keeps no bounds: every group can have its largest.
-    [s.max(s.sub(centre, radius), lower), s.max(s.add(centre, radius), upper)]
+    // A row whose step is not a number leaves minus infinity: every group can have its largest.
+    s.max(s.mul_add(dot, s.mul(scale, step), radius), upper)
 }
 
 /// A scan by [`Tiles`]: 32 rows and a group at a time, the same sums.
@@ -327,13 +322,12 @@ impl Kernel for Tiled<'_> {
                         ask_for(s, w.wrapping_add(GROUP * size), GROUP * size, first + row, *m);
                         let steps = x.add(row / TILE * tile + tile - 2 * TILE + row % TILE).cast::<f32>();
                         let of_row = [s.splat(*steps), s.splat(*steps.add(TILE))];
-                        let mut bounds = [s.splat(f32::NEG_INFINITY); 2];
+                        let mut uppers = s.splat(f32::NEG_INFINITY);
                         unrolled!(GROUP of 4, p => {
                             let dot = s.int_to_f32(s.int_load(sums[p / 2].of(row, p % 2)));
-                            bounds = widened(s, bounds, dot, sizes[p], of_row);
+                            uppers = raised(s, uppers, dot, sizes[p], of_row);
                         });
-                        let [lower, upper] = bounds.map(|lanes| s.max_lane(lanes));
-                        *out.0.add((first + row) * groups + group) = Bounds { lower, upper };
+                        *out.0.add((first + row) * groups + group) = s.max_lane(uppers);
                     }
                 }
             }

@@ -1,27 +1,23 @@
-//! The scan: bounds of 64 rows at a time, and which rows they leave over.
+//! The scan: what the products of 64 rows at a time do not exceed, and which rows that leaves over.
 
 use super::{BOUNDS, Quantised, Query, SCREEN_GROUP, SCREEN_MAX_K, TINY, panel_bytes, screen_bytes};
 use crate::matmul::{ask_for, chain_count, joined, lines};
 use crate::region::{MAX_CHUNKS, Team};
 use crate::simd::{Isa, Kernel, LANES, LINE, Simd, TILE, TileSums, Tiles, unrolled};
+use crate::softmax::first_max;
 use std::cell::RefCell;
 use std::ops::Range;
 
-/// Panels that share bounds.
+/// Panels that share a bound.
 const PANELS: usize = SCREEN_GROUP / LANES;
 
-/// Bounds of some products with a query: none is above `upper`, and one is at least `lower`.
+/// Bounds of a product with a query.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bounds {
-    /// At most the largest product.
+    /// At most the product.
     pub lower: f32,
-    /// At least the largest product.
+    /// At least the product.
     pub upper: f32,
-}
-
-impl Bounds {
-    /// Nothing is known.
-    pub const NONE: Bounds = Bounds { lower: f32::NEG_INFINITY, upper: f32::INFINITY };
 }
 
 /// The packed screen of a matrix [n, k].
@@ -49,19 +45,19 @@ impl<'a> Screen<'a> {
         self.n.div_ceil(SCREEN_GROUP)
     }
 
-    /// Bounds of every group, from 1 or 2 digits of the queries: `bounds` is [queries, groups]. Of a shorter last group
-    /// nothing is said.
+    /// What no product of a group exceeds, from 1 or 2 digits of the queries: `uppers` is [queries, groups]. Infinity for a shorter
+    /// last group.
     ///
     /// # Panics
     /// Where a length does not fit, or there are other digits.
-    pub fn scan(&self, isa: Isa, team: &Team, queries: &[Query], digits: usize, bounds: &mut [Bounds]) {
+    pub fn scan(&self, isa: Isa, team: &Team, queries: &[Query], digits: usize, uppers: &mut [f32]) {
         let (groups, whole) = (self.groups(), self.n / SCREEN_GROUP);
         assert!(queries.iter().all(|q| self.fits(q)) && (1..=2).contains(&digits));
-        assert!(bounds.len() == queries.len() * groups);
+        assert!(uppers.len() == queries.len() * groups);
         if whole < groups {
-            bounds.iter_mut().skip(whole).step_by(groups).for_each(|last| *last = Bounds::NONE);
+            uppers.iter_mut().skip(whole).step_by(groups).for_each(|last| *last = f32::INFINITY);
         }
-        let out = Out(bounds.as_mut_ptr());
+        let out = Out(uppers.as_mut_ptr());
         let tiled = digits == 1 && queries.len() >= TILED_QUERIES && self.k > 0 && self.k.is_multiple_of(64);
         let scan = |of: Range<usize>| Scan { screen: *self, queries, digits, of, out: &out };
         match if tiled { isa.tiles() } else { None } {
@@ -78,37 +74,32 @@ impl<'a> Screen<'a> {
         }
     }
 
-    /// The rows not in `apart` that can have the largest product of those, ascending; `bounds` `[groups]` are what [`Screen::scan`]
+    /// The rows not in `apart` that can have the largest product of those, ascending; `uppers` `[groups]` are what [`Screen::scan`]
     /// found for the query. With each row the upper bound of its product.
     ///
     /// # Panics
     /// Where `apart` does not ascend, or has a row that is not there, or a length does not fit.
-    pub fn survivors(&self, isa: Isa, query: &Query, bounds: &[Bounds], apart: &[u32], rows: &mut Vec<(u32, f32)>) {
-        assert!(bounds.len() == self.groups() && self.fits(query));
+    pub fn survivors(&self, isa: Isa, query: &Query, uppers: &[f32], apart: &[u32], rows: &mut Vec<(u32, f32)>) {
+        assert!(uppers.len() == self.groups() && self.fits(query));
         assert!(apart.is_sorted() && apart.last().is_none_or(|row| (*row as usize) < self.n));
         rows.clear();
-        // What a row apart has is not a bound of the others: each row of its group is looked at.
-        let group_of = |row: &u32| *row as usize / SCREEN_GROUP;
-        let groups = || {
-            let mut left = apart;
-            bounds.iter().enumerate().map(move |(group, bounds)| {
-                let here = left.partition_point(|row| group_of(row) <= group);
-                let (here, after) = left.split_at(here);
-                left = after;
-                (group, bounds, here)
-            })
+        let of_group = |group: usize| {
+            let first = group * SCREEN_GROUP;
+            let rows = (first..self.n).zip(self.rows(isa, query, group)).map(|(row, bounds)| (row as u32, bounds));
+            rows.filter(|(row, _)| apart.binary_search(row).is_err())
         };
-        let known = groups().filter(|(.., apart)| apart.is_empty()).map(|(_, bounds, _)| bounds.lower);
-        let mut least = known.fold(f32::NEG_INFINITY, f32::max);
-        for (group, bounds, apart) in groups() {
-            if apart.is_empty() && bounds.upper < least {
+        // The group that reaches highest, looked at first, tells most of what the others must reach.
+        let whole = &uppers[..self.n / SCREEN_GROUP];
+        let mut least = f32::NEG_INFINITY;
+        if !whole.is_empty() {
+            of_group(first_max(isa, whole)).for_each(|(_, bounds)| least = least.max(bounds.lower));
+        }
+        for (group, upper) in uppers.iter().enumerate() {
+            if *upper < least {
                 continue;
             }
-            let first = group * SCREEN_GROUP;
-            let all = self.rows(isa, query, group);
-            for (i, bounds) in all.iter().enumerate().take(self.n - first) {
-                let row = (first + i) as u32;
-                if bounds.upper >= least && !apart.contains(&row) {
+            for (row, bounds) in of_group(group) {
+                if bounds.upper >= least {
                     least = least.max(bounds.lower);
                     rows.push((row, bounds.upper));
                 }
@@ -142,12 +133,12 @@ fn in_chunks(team: &Team, groups: usize, scan: impl Fn(Range<usize>) + Sync) {
     team.run(chunks, |_, i| scan(cut(i)..cut(i + 1)));
 }
 
-struct Out(*mut Bounds);
+struct Out(*mut f32);
 
-// SAFETY: the chunks of `scan` write the bounds of disjoint groups of an exclusively borrowed slice.
+// SAFETY: the chunks of `scan` write what they find of disjoint groups of an exclusively borrowed slice.
 unsafe impl Sync for Out {}
 
-/// The bounds of some groups, all queries.
+/// Some groups, all queries.
 struct Scan<'a> {
     screen: Screen<'a>,
     queries: &'a [Query],
@@ -198,7 +189,7 @@ impl Scan<'_> {
             return M; // never asked for; no code is made for it
         }
         let queries = std::array::from_fn(|m| self.queries[first + m].with(self.digits));
-        let mut bounds = [[s.splat(f32::NEG_INFINITY); 2]; M];
+        let mut uppers = [s.splat(f32::NEG_INFINITY); M];
         for panel in (group * PANELS..(group + 1) * PANELS).step_by(P) {
             // Tiles in turn ask for a part of the next group each; one query reads as fast as memory gives.
             let tile = (first / M * PANELS + panel % PANELS) / P;
@@ -206,16 +197,12 @@ impl Scan<'_> {
             // SAFETY: as the caller's.
             let found = unsafe { intervals::<S, M, P, D>(s, self.screen, queries, panel, ahead) };
             unrolled!(M, m => {
-                unrolled!(P of 4, p => {
-                    let [lower, upper] = found[m][p];
-                    bounds[m] = [s.max(lower, bounds[m][0]), s.max(upper, bounds[m][1])];
-                });
+                unrolled!(P of 4, p => { uppers[m] = s.max(found[m][p][1], uppers[m]); });
             });
         }
         unrolled!(M, m => {
-            let [lower, upper] = bounds[m].map(|lanes| s.max_lane(lanes));
             // SAFETY: query `first + m` and the group are within the slice that `scan` checked.
-            unsafe { *self.out.0.add((first + m) * self.screen.groups() + group) = Bounds { lower, upper } };
+            unsafe { *self.out.0.add((first + m) * self.screen.groups() + group) = s.max_lane(uppers[m]) };
         });
         M
     }
@@ -305,10 +292,10 @@ unsafe fn interval<S: Simd>(s: S, query: &Quantised, [high, low]: [S::I; 2], bou
         let of = |i: usize| bounds.cast::<f32>().add(i * LANES);
         let (scale, error, norm) = (s.load(of(0)), s.load(of(1)), s.load(of(2)));
         let dot = s.int_to_f32(s.int_join(high, low, bounds.cast::<i32>().add(3 * LANES)));
-        let centre = s.mul(s.mul(scale, s.splat(query.scale)), dot);
+        let scale = s.mul(scale, s.splat(query.scale));
         let radius = s.mul_add(norm, s.splat(query.of_norm), s.splat(TINY));
         let radius = s.mul_add(error, s.splat(query.of_error), radius);
-        [s.sub(centre, radius), s.add(centre, radius)]
+        [s.sub(s.mul(scale, dot), radius), s.mul_add(scale, dot, radius)]
     }
 }
 
@@ -356,14 +343,13 @@ impl Kernel for Tiled<'_> {
                     }
                     for (i, query) in queries.iter().enumerate() {
                         ask_for(s, w.wrapping_add(PANELS * size), PANELS * size, i, queries.len());
-                        let mut bounds = [s.splat(f32::NEG_INFINITY); 2];
+                        let mut uppers = s.splat(f32::NEG_INFINITY);
                         unrolled!(PANELS of 4, p => {
                             let sums = [s.int_load(sums[p / 2].of(i, p % 2)), s.int_zero()];
                             let found = interval(s, &query.coarse, sums, w.add(p * size + size - BOUNDS));
-                            bounds = [s.max(found[0], bounds[0]), s.max(found[1], bounds[1])];
+                            uppers = s.max(found[1], uppers);
                         });
-                        let [lower, upper] = bounds.map(|lanes| s.max_lane(lanes));
-                        *out.0.add((queries_at + i) * groups + group) = Bounds { lower, upper };
+                        *out.0.add((queries_at + i) * groups + group) = s.max_lane(uppers);
                     }
                 }
             }

@@ -363,29 +363,27 @@ impl Head<'_> {
             // SAFETY: as the caller's; `check` found every row, key, value and bias of the sequence within its slice.
             unsafe {
                 // Fewer heights than `matmul` has: a shorter last tile costs little here.
-                match m {
+                row += match m {
                     12.. => self.tile::<S, W, 12, 2>(s, row),
-                    6..12 => self.tile::<S, W, 6, 1>(s, row),
-                    4..6 => self.tile::<S, W, 4, 1>(s, row),
+                    8..12 => self.tile::<S, W, 8, 2>(s, row),
+                    6..8 if S::PANELS < 2 => self.tile::<S, W, 6, 1>(s, row),
+                    4..8 if S::PANELS < 2 => self.tile::<S, W, 4, 1>(s, row),
+                    4..8 => self.tile::<S, W, 4, 2>(s, row),
                     _ if S::WIDEST < 4 => self.tile::<S, W, 1, 1>(s, row),
                     _ => self.tile::<S, W, 1, 4>(s, row),
-                }
+                };
             }
-            row += match m {
-                12.. => 12,
-                6..12 => 6,
-                4..6 => 4,
-                _ => 1,
-            };
         }
     }
 
+    /// Returns M.
+    ///
     /// # Safety
     /// Rows `row..row + M` are this head's, `check` passed, and the keys and values are W.
     #[inline(always)]
-    unsafe fn tile<S: Simd, W: Weight, const M: usize, const P: usize>(&mut self, s: S, row: usize) {
-        if M > S::ROWS || P > S::WIDEST {
-            return; // never asked for; no code is made for it
+    unsafe fn tile<S: Simd, W: Weight, const M: usize, const P: usize>(&mut self, s: S, row: usize) -> usize {
+        if M > S::ROWS || P > S::WIDEST || (M > 1 && P != S::PANELS) {
+            return M; // never asked for; no code is made for it
         }
         let query = self.a.position + (row - self.a.rows.start);
         let len = if self.a.causal { query + 1 } else { self.a.keys.len };
@@ -401,6 +399,7 @@ impl Head<'_> {
             }
             self.weighted_sum::<S, W, M, P>(s, row, len, stride);
         }
+        M
     }
 
     /// # Safety

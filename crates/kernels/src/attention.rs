@@ -231,6 +231,8 @@ pub struct Heads {
 
 /// Queries that a chunk of the region computes.
 const ROWS: usize = 48;
+/// Heads that a query alone goes through at a time: one has too few sums at work to keep the multipliers busy.
+const TOGETHER: usize = 4;
 /// Multiply-adds from which a call is worth a region of several threads.
 const PARALLEL: usize = 96 * 1024;
 
@@ -264,20 +266,26 @@ pub fn attention<'a>(
         most = most.max(a.rows.len());
         work += a.rows.len() * a.keys.len * width * 2;
     }
+    let parallel = team.threads() > 1 && work >= PARALLEL;
     let row_chunks = most.div_ceil(ROWS);
+    // Queries alone go through some heads at a time, but there is a chunk for every thread.
+    let together = if most > 1 || (parallel && count * heads < TOGETHER * team.threads()) { 1 } else { TOGETHER };
+    let parts = heads.div_ceil(together);
     let out = Out(out.as_mut_ptr());
-    let chunks = count * row_chunks * heads;
+    let chunks = count * row_chunks * parts;
     let chunk = |scores: &mut Vec<f32>, chunk: usize| {
-        let (head, i) = (chunk % heads, chunk / heads);
+        let (part, i) = (chunk % parts, chunk / parts);
         let a = sequence(i / row_chunks);
         let first = a.rows.start + i % row_chunks * ROWS;
         let rows = first..(first + ROWS).min(a.rows.end);
         let next = (chunk + 1).min(chunks - 1);
-        let (read, next) = (a.keys.of_head(head), sequence(next / heads / row_chunks).keys.of_head(next % heads));
+        let next_head = next % parts * together;
+        let of = part * together..((part + 1) * together).min(heads);
+        let (read, next) = (a.keys.of_head(of.start), sequence(next / parts / row_chunks).keys.of_head(next_head));
         let ahead = [next[0].wrapping_sub(read[0]), next[1].wrapping_sub(read[1])];
-        compute(isa, Head { a: &a, d_kv, head, heads, rows, ahead, queries, query_stride, out: &out, scores });
+        compute(isa, Part { a: &a, d_kv, of, heads, rows, ahead, queries, query_stride, out: &out, scores });
     };
-    if team.threads() > 1 && work >= PARALLEL && chunks <= crate::MAX_CHUNKS {
+    if parallel && chunks <= crate::MAX_CHUNKS {
         team.run_with(scratch, chunks, chunk);
     } else {
         (0..chunks).for_each(|i| chunk(&mut scratch[0], i));
@@ -315,15 +323,16 @@ unsafe impl Sync for Out {}
 /// Runs the kernel. [`attention`] is generic, and so compiled in the crate of its caller, with that crate's settings: here the
 /// kernel is compiled as all kernels are. Where a caller was built for size, it ran at half the speed.
 #[inline(never)]
-fn compute(isa: Isa, head: Head<'_>) {
-    isa.run(head);
+fn compute(isa: Isa, part: Part<'_>) {
+    isa.run(part);
 }
 
-/// One head of some queries of one sequence.
-struct Head<'a> {
+/// Some heads of some queries of one sequence.
+struct Part<'a> {
     a: &'a Attention<'a>,
     d_kv: usize,
-    head: usize,
+    of: Range<usize>,
+    /// All heads.
     heads: usize,
     rows: Range<usize>,
     /// Bytes from these keys, and these values, to those that are looked at next.
@@ -334,7 +343,7 @@ struct Head<'a> {
     scores: &'a mut Vec<f32>,
 }
 
-impl Kernel for Head<'_> {
+impl Kernel for Part<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -348,30 +357,48 @@ impl Kernel for Head<'_> {
     }
 }
 
+/// The M sums of a tile are those of M queries of a head, which share each load of keys and values, or, `HEADS`, those of M heads of a
+/// query.
+///
 /// A query alone is done with a head's keys before they have come, where many sequences have more of them than the caches hold; while it
-/// looks at them it asks for the next head's. Layers of E 161 to 139 ms, in int8 84 to 65 (Zen 4, medians in turn). Several
+/// looks at them it asks for those that come next. Layers of E 161 to 139 ms, in int8 84 to 65 (Zen 4, medians in turn). Several
 /// queries take longer than the keys.
-impl Head<'_> {
+impl Part<'_> {
     /// # Safety
     /// The keys and values are W.
     #[inline(always)]
     unsafe fn tiles<S: Simd, W: Weight>(mut self, s: S) {
-        let tallest = if self.a.causal || self.rows.len() == 1 { 1 } else { S::ROWS };
-        let mut row = self.rows.start;
-        while row < self.rows.end {
-            let m = tallest.min(self.rows.end - row);
-            // SAFETY: as the caller's; `check` found every row, key, value and bias of the sequence within its slice.
-            unsafe {
-                // Fewer heights than `matmul` has: a shorter last tile costs little here.
-                row += match m {
-                    12.. => self.tile::<S, W, 12, 2>(s, row),
-                    8..12 => self.tile::<S, W, 8, 2>(s, row),
-                    6..8 if S::PANELS < 2 => self.tile::<S, W, 6, 1>(s, row),
-                    4..8 if S::PANELS < 2 => self.tile::<S, W, 4, 1>(s, row),
-                    4..8 => self.tile::<S, W, 4, 2>(s, row),
-                    _ if S::WIDEST < 4 => self.tile::<S, W, 1, 1>(s, row),
-                    _ => self.tile::<S, W, 1, 4>(s, row),
-                };
+        let (rows, heads) = (self.rows.clone(), self.of.clone());
+        // SAFETY: as the caller's; `check` found every row, key, value and bias of the sequence within its slice.
+        unsafe {
+            if self.a.causal || rows.len() == 1 {
+                for row in rows {
+                    let mut head = heads.start;
+                    while head < heads.end {
+                        head += match heads.end - head {
+                            4.. if S::WIDEST == 4 && S::PANELS == 2 => self.tile::<S, W, 4, 2, true>(s, row, head),
+                            4.. if S::WIDEST == 4 => self.tile::<S, W, 4, 1, true>(s, row, head),
+                            _ if S::WIDEST < 4 => self.tile::<S, W, 1, 1, false>(s, row, head),
+                            _ => self.tile::<S, W, 1, 4, false>(s, row, head),
+                        };
+                    }
+                }
+                return;
+            }
+            for head in heads {
+                let mut row = rows.start;
+                while row < rows.end {
+                    // Fewer heights than `matmul` has: a shorter last tile costs little here.
+                    row += match S::ROWS.min(rows.end - row) {
+                        12.. => self.tile::<S, W, 12, 2, false>(s, row, head),
+                        8..12 => self.tile::<S, W, 8, 2, false>(s, row, head),
+                        6..8 if S::PANELS < 2 => self.tile::<S, W, 6, 1, false>(s, row, head),
+                        4..8 if S::PANELS < 2 => self.tile::<S, W, 4, 1, false>(s, row, head),
+                        4..8 => self.tile::<S, W, 4, 2, false>(s, row, head),
+                        _ if S::WIDEST < 4 => self.tile::<S, W, 1, 1, false>(s, row, head),
+                        _ => self.tile::<S, W, 1, 4, false>(s, row, head),
+                    };
+                }
             }
         }
     }
@@ -379,10 +406,15 @@ impl Head<'_> {
     /// Returns M.
     ///
     /// # Safety
-    /// Rows `row..row + M` are this head's, `check` passed, and the keys and values are W.
+    /// Rows `row..row + M` are this part's, or, `HEADS`, heads `head..head + M`; `check` passed, and the keys and values are W.
     #[inline(always)]
-    unsafe fn tile<S: Simd, W: Weight, const M: usize, const P: usize>(&mut self, s: S, row: usize) -> usize {
-        if M > S::ROWS || P > S::WIDEST || (M > 1 && P != S::PANELS) {
+    unsafe fn tile<S: Simd, W: Weight, const M: usize, const P: usize, const HEADS: bool>(
+        &mut self,
+        s: S,
+        row: usize,
+        head: usize,
+    ) -> usize {
+        if P > S::WIDEST || (M > 1 && P != S::PANELS) || if HEADS { S::WIDEST < 4 } else { M > S::ROWS } {
             return M; // never asked for; no code is made for it
         }
         let query = self.a.position + (row - self.a.rows.start);
@@ -391,132 +423,161 @@ impl Head<'_> {
         if self.scores.len() < M * stride {
             self.scores.resize(M * stride, 0.0);
         }
-        // SAFETY: as the caller's; the tiles write M rows of `stride` scores, and M rows of this head's outputs.
+        let (panels, columns) = (stride / LANES, padded(self.d_kv) / LANES);
+        let at = At { row, head, query, len, stride };
+        // SAFETY: as the caller's; the tiles write M rows of `stride` scores, and M rows of this head's outputs, or a row of M heads'.
         unsafe {
-            self.scores_of::<S, W, M, P>(s, row, query, stride);
+            for block in (0..panels / P * P).step_by(P) {
+                self.scores_at::<S, W, M, P, HEADS>(s, at, block);
+            }
+            for block in panels / P * P..panels {
+                self.scores_at::<S, W, M, 1, HEADS>(s, at, block);
+            }
             for scores in self.scores[..M * stride].chunks_exact_mut(stride) {
                 softmax(s, scores, len);
             }
-            self.weighted_sum::<S, W, M, P>(s, row, len, stride);
+            for column in (0..columns / P * P).step_by(P) {
+                self.sum_at::<S, W, M, P, HEADS>(s, at, column * LANES);
+            }
+            for column in columns / P * P..columns {
+                self.sum_at::<S, W, M, 1, HEADS>(s, at, column * LANES);
+            }
         }
         M
     }
 
+    /// The scores of P panels of keys from `block` on.
+    ///
     /// # Safety
-    /// As [`Head::tile`]; `self.scores` has M rows of `stride`.
+    /// As [`Part::tile`]; the panels hold keys, and `self.scores` has M rows of `stride`.
     #[inline(always)]
-    unsafe fn scores_of<S: Simd, W: Weight, const M: usize, const P: usize>(
+    unsafe fn scores_at<S: Simd, W: Weight, const M: usize, const P: usize, const HEADS: bool>(
         &mut self,
         s: S,
-        row: usize,
-        query: usize,
-        stride: usize,
-    ) {
-        let panels = stride / LANES;
-        let mut block = 0;
-        while block < panels {
-            // SAFETY: blocks below `panels` hold keys, and rows their queries (`check`).
-            unsafe {
-                if block + P <= panels {
-                    self.scores_at::<S, W, M, P>(s, row, query, block, stride);
-                    block += P;
-                } else {
-                    self.scores_at::<S, W, M, 1>(s, row, query, block, stride);
-                    block += 1;
-                }
-            }
-        }
-    }
-
-    /// # Safety
-    /// As [`Head::scores_of`], for the P panels of keys from `block` on.
-    #[inline(always)]
-    unsafe fn scores_at<S: Simd, W: Weight, const M: usize, const P: usize>(
-        &mut self,
-        s: S,
-        row: usize,
-        query: usize,
+        at: At,
         block: usize,
-        stride: usize,
     ) {
         let (d_kv, KeyLayout { head, panel }) = (self.d_kv, self.a.keys.layout);
         let mut acc = [[s.splat(0.0); P]; M];
         // SAFETY: the bias of key t and query q lies at t - q + max_len - 1, and 16 floats past the last are there.
         unsafe {
             if let Some(bias) = self.a.bias {
-                let zero = self.head * bias.stride + bias.max_len - 1 + block * LANES - query;
-                let bias = bias.table.as_ptr().add(zero);
+                let zero = at.head * bias.stride + bias.max_len - 1 + block * LANES - at.query;
+                let zero = bias.table.as_ptr().add(zero);
                 unrolled!(M, m => {
-                    unrolled!(P of 4, p => { acc[m][p] = s.load(bias.add(p * LANES).sub(m)); });
+                    let bias = if HEADS { zero.add(m * bias.stride) } else { zero.sub(m) };
+                    unrolled!(P of 4, p => { acc[m][p] = s.load(bias.add(p * LANES)); });
                 });
             }
-            let q = self.queries.as_ptr().add(row * self.query_stride + self.head * padded(d_kv));
-            let k = self.a.keys.stored.pointers::<W>().0.add(self.head * head + block * panel);
-            let (q, k, ahead) = (Rows::apart(q, self.query_stride), (k, panel, LANES), Ahead::Each(self.ahead[0]));
-            let sums = match M {
-                1 if self.rows.len() == 1 => tile::<S, W, M, P>(s, d_kv, q, k, ahead, acc),
-                _ => tile::<S, W, M, P>(s, d_kv, q, k, Ahead::Nothing, acc),
+            let q = self.queries.as_ptr().add(at.row * self.query_stride + at.head * padded(d_kv));
+            let k = self.a.keys.stored.pointers::<W>().0.add(at.head * head + block * panel);
+            let (k, ahead) = ((k, panel, LANES), self.ahead[0]);
+            let sums = match HEADS {
+                true => apart::<S, W, M, P>(s, d_kv, (q, padded(d_kv)), k, head, ahead, acc),
+                false => self.together(s, d_kv, Rows::apart(q, self.query_stride), k, ahead, acc),
             };
             let to = self.scores.as_mut_ptr().add(block * LANES);
             unrolled!(M, m => {
-                unrolled!(P of 4, p => { s.store(to.add(m * stride + p * LANES), sums[m][p]); });
+                unrolled!(P of 4, p => { s.store(to.add(m * at.stride + p * LANES), sums[m][p]); });
             });
         }
     }
 
+    /// The weighted sums of P registers of values from `column` on.
+    ///
     /// # Safety
-    /// As [`Head::tile`]; `self.scores` has M rows of `stride`, of which `len` count.
+    /// As [`Part::tile`]; the columns are a head's, and `self.scores` has M rows of `stride`, of which `len` count.
     #[inline(always)]
-    unsafe fn weighted_sum<S: Simd, W: Weight, const M: usize, const P: usize>(
+    unsafe fn sum_at<S: Simd, W: Weight, const M: usize, const P: usize, const HEADS: bool>(
         &mut self,
         s: S,
-        row: usize,
-        len: usize,
-        stride: usize,
-    ) {
-        let d_head = padded(self.d_kv);
-        let mut column = 0;
-        while column < d_head {
-            // SAFETY: columns below d_head are this head's, in the values and in the output (`check`).
-            unsafe {
-                if column + P * LANES <= d_head {
-                    self.sum_at::<S, W, M, P>(s, row, len, stride, column);
-                    column += P * LANES;
-                } else {
-                    self.sum_at::<S, W, M, 1>(s, row, len, stride, column);
-                    column += LANES;
-                }
-            }
-        }
-    }
-
-    /// # Safety
-    /// As [`Head::weighted_sum`], for the P registers from `column` on.
-    #[inline(always)]
-    unsafe fn sum_at<S: Simd, W: Weight, const M: usize, const P: usize>(
-        &mut self,
-        s: S,
-        row: usize,
-        len: usize,
-        stride: usize,
+        at: At,
         column: usize,
     ) {
-        let width = self.heads * padded(self.d_kv);
+        let (width, d_head) = (self.heads * padded(self.d_kv), padded(self.d_kv));
         let Keys { stored, value_head, value_stride, .. } = self.a.keys;
         // SAFETY: `len` rows of values are there, each padded(d_kv) floats; so are M rows of scores and of the output.
         unsafe {
-            let v = stored.pointers::<W>().1.add(self.head * value_head + column);
+            let v = stored.pointers::<W>().1.add(at.head * value_head + column);
             let zero = [[s.splat(0.0); P]; M];
-            let scores = Rows::apart(self.scores.as_ptr(), stride);
-            let (v, ahead) = ((v, LANES, value_stride), Ahead::Each(self.ahead[1]));
-            let sums = match M {
-                1 if self.rows.len() == 1 => tile::<S, W, M, P>(s, len, scores, v, ahead, zero),
-                _ => tile::<S, W, M, P>(s, len, scores, v, Ahead::Nothing, zero),
+            let (v, ahead) = ((v, LANES, value_stride), self.ahead[1]);
+            let scores = self.scores.as_ptr();
+            let sums = match HEADS {
+                true => apart::<S, W, M, P>(s, at.len, (scores, at.stride), v, value_head, ahead, zero),
+                false => self.together(s, at.len, Rows::apart(scores, at.stride), v, ahead, zero),
             };
-            let to = self.out.0.add(row * width + self.head * padded(self.d_kv) + column);
+            let to = self.out.0.add(at.row * width + at.head * d_head + column);
             unrolled!(M, m => {
-                unrolled!(P of 4, p => { s.store(to.add(m * width + p * LANES), sums[m][p]); });
+                let to = to.add(m * if HEADS { d_head } else { width });
+                unrolled!(P of 4, p => { s.store(to.add(p * LANES), sums[m][p]); });
             });
         }
     }
+
+    /// The sums of M queries, of one head.
+    ///
+    /// # Safety
+    /// As [`tile`].
+    #[inline(always)]
+    unsafe fn together<S: Simd, W: Weight, const M: usize, const P: usize>(
+        &self,
+        s: S,
+        k: usize,
+        rows: Rows,
+        w: (*const W, usize, usize),
+        ahead: usize,
+        acc: [[S::F; P]; M],
+    ) -> [[S::F; P]; M] {
+        // SAFETY: as the caller's.
+        unsafe {
+            match M {
+                1 if self.rows.len() == 1 => tile::<S, W, M, P>(s, k, rows, w, Ahead::Each(ahead), acc),
+                _ => tile::<S, W, M, P>(s, k, rows, w, Ahead::Nothing, acc),
+            }
+        }
+    }
+}
+
+/// Where a tile is: its first query, at which position that is, its first head, how many keys it looks at, and how many scores a row
+/// has.
+#[derive(Clone, Copy)]
+struct At {
+    row: usize,
+    query: usize,
+    head: usize,
+    len: usize,
+    stride: usize,
+}
+
+/// [`tile`] for M rows that have panels of their own each, `head` numbers apart; rows are `x.1` apart. Asks for what lies `ahead` bytes
+/// behind every register that is read, unless that is nothing else.
+///
+/// # Safety
+/// All of these are valid for reading: `k` inputs of each row, 16 weights at each step of each panel.
+#[inline(always)]
+unsafe fn apart<S: Simd, W: Weight, const M: usize, const P: usize>(
+    s: S,
+    k: usize,
+    x: (*const f32, usize),
+    (w, panel, step): (*const W, usize, usize),
+    head: usize,
+    ahead: usize,
+    mut acc: [[S::F; P]; M],
+) -> [[S::F; P]; M] {
+    for i in 0..k {
+        // SAFETY: i < k, m < M, p < P: within what the caller vouches for.
+        unsafe {
+            let w = w.add(i * step);
+            if ahead > 0 {
+                unrolled!(M of 4, m => {
+                    unrolled!(P of 4, p => { s.prefetch(w.add(m * head + p * panel).wrapping_byte_add(ahead).cast()); });
+                });
+            }
+            unrolled!(M of 4, m => {
+                let x = s.splat(*x.0.add(m * x.1 + i));
+                unrolled!(P of 4, p => { acc[m][p] = s.mul_add(x, W::load(s, w.add(m * head + p * panel)), acc[m][p]); });
+            });
+        }
+    }
+    acc
 }

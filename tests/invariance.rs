@@ -53,7 +53,7 @@ fn embedded() -> &'static T5 {
 /// The model on every instruction set that this machine has, best first; what it lacks is said.
 fn on_every_isa(t5: &T5) -> Vec<T5> {
     let known: &[&str] =
-        if cfg!(target_arch = "x86_64") { &["amx", "avx512", "avx2", "portable"] } else { &["portable"] };
+        if cfg!(target_arch = "x86_64") { &["amx", "avx512", "avxvnni", "avx2", "portable"] } else { &["portable"] };
     let (there, missing): (Vec<&str>, Vec<&str>) = known.iter().partition(|name| t5.with_isa(name).is_ok());
     missing.iter().for_each(|name| eprintln!("not run: this machine lacks {name}"));
     assert_eq!(there, T5::available_isas(), "the test knows every instruction set");

@@ -33,7 +33,7 @@ fn cli_classify_gives_logits_and_labels() {
 fn cli_info_json_says_isa_and_parameters() {
     let info = &lines(&["info", "--json"])[0];
     assert_eq!(info["parameters"]["total"], 3_856_512);
-    assert!(["amx", "avx512", "avx2", "portable"].contains(&info["isa"].as_str().unwrap()));
+    assert!(["amx", "avx512", "avxvnni", "avx2", "portable"].contains(&info["isa"].as_str().unwrap()));
     let mut forced = tiny_t5(&["info", "--json"]);
     let output = forced.env("TINY_T5_ISA", "portable").output().unwrap();
     assert_eq!(serde_json::from_slice::<Value>(&output.stdout).unwrap()["isa"], "portable");

@@ -243,7 +243,7 @@ impl Query {
 /// two digits anyway: with one the survivors of the random tiny shape rose from 2 to 12.
 #[must_use]
 pub fn screen_digits(isa: Isa, queries: usize) -> usize {
-    if ["amx", "avx512"].contains(&isa.name()) && queries == 1 { 2 } else { 1 }
+    if ["amx", "avx512", "avxvnni"].contains(&isa.name()) && queries == 1 { 2 } else { 1 }
 }
 
 struct Prepare<'a> {

@@ -270,7 +270,7 @@ impl T5 {
         T5 { threads: threads.clamp(1, MAX_THREADS), ..self.clone() }
     }
 
-    /// The same model on another instruction set that this processor has: `portable`, `avx2`, `avx512`, `amx`.
+    /// The same model on another instruction set that this processor has: `portable`, `avx2`, `avxvnni`, `avx512`, `amx`.
     ///
     /// ```
     /// # #[cfg(feature = "embedded")] {
@@ -300,7 +300,7 @@ impl T5 {
         Isa::available().iter().map(|isa| isa.name()).collect()
     }
 
-    /// The instruction set in use: `portable`, `avx2`, `avx512` or `amx`.
+    /// The instruction set in use: `portable`, `avx2`, `avxvnni`, `avx512` or `amx`.
     #[must_use]
     pub fn isa(&self) -> &'static str {
         self.isa.name()

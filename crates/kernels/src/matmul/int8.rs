@@ -176,12 +176,13 @@ thread_local! {
 
 /// Rows of the tile that begins with `left` rows to go: they share each load of the weights.
 ///
-/// Of one digit eight rows and two panels fill the registers. Sums of several blocks of inputs leave no room for that.
+/// Of one digit eight rows and two panels fill the registers. Sums of several blocks of inputs leave no room for that. Of two digits
+/// apart four rows are more sums than 16 registers hold.
 #[inline(always)]
 pub(super) fn height<S: Simd>(left: usize, digits: Digits, k: usize) -> usize {
     match left {
         8.. if S::PANELS == 2 && digits == Digits::One && k.div_ceil(4) <= BLOCK => 8,
-        4.. if S::WIDEST == 4 => 4,
+        4.. if S::WIDEST == 4 && (S::PANELS == 2 || S::PAIRS || digits == Digits::One) => 4,
         2.. if S::WIDEST == 4 => 2,
         _ => 1,
     }
@@ -236,6 +237,7 @@ struct Words(usize, Digits);
 
 impl Kernel for Words {
     type Out = usize;
+    const INTEGERS: bool = true;
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> usize {
         words::<S>(self.0, self.1)
@@ -269,6 +271,7 @@ struct Quantise<'a> {
 
 impl Kernel for Quantise<'_> {
     type Out = ();
+    const INTEGERS: bool = true;
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Product { a, lda, w, .. } = *self.p;
@@ -407,6 +410,7 @@ pub(super) struct Part<'a, const D: usize> {
 
 impl<const D: usize> Kernel for Part<'_, D> {
     type Out = ();
+    const INTEGERS: bool = true;
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let (m, k) = (self.p.m, self.p.w.k);

@@ -144,6 +144,7 @@ struct Round<'a> {
 
 impl Kernel for Round<'_> {
     type Out = ();
+    const INTEGERS: bool = true;
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Product { a, lda, w, .. } = *self.p;
@@ -199,6 +200,7 @@ struct Scan<'a> {
 
 impl Kernel for Scan<'_> {
     type Out = ();
+    const INTEGERS: bool = true;
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let m = self.p.m;

@@ -149,6 +149,7 @@ struct Scan<'a> {
 
 impl Kernel for Scan<'_> {
     type Out = ();
+    const INTEGERS: bool = true;
     /// A group stays in the L1 cache while the queries pass. Queries share each load of the weights; two digits are for one query,
     /// which waits for memory anyway: panel after panel, as they lie.
     #[inline(always)]
@@ -217,6 +218,7 @@ struct Rows<'a> {
 
 impl Kernel for Rows<'_> {
     type Out = [Bounds; SCREEN_GROUP];
+    const INTEGERS: bool = true;
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> [Bounds; SCREEN_GROUP] {
         let Rows { screen, query, group } = self;

@@ -234,6 +234,9 @@ fn tree(mut v: [f32; LANES], combine: impl Fn(f32, f32) -> f32) -> f32 {
 pub trait Kernel {
     /// What it returns.
     type Out;
+    /// It computes with integers, or lays out what does ([`Simd::signed`], [`Simd::PAIRS`]): where instruction sets differ in these
+    /// alone, it is compiled for each.
+    const INTEGERS: bool = false;
     /// The computation; must be `#[inline(always)]`, so that it takes on its caller's instruction set.
     fn run<S: Simd>(self, s: S) -> Self::Out;
 }
@@ -245,6 +248,9 @@ enum Set {
     Amx,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// AVX2 with AVX-VNNI.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni,
     #[cfg(target_arch = "x86_64")]
     Avx2,
     Portable,
@@ -264,6 +270,8 @@ const ALL: &[(Set, &str)] = &[
     #[cfg(target_arch = "x86_64")]
     (Set::Avx512, "avx512"),
     #[cfg(target_arch = "x86_64")]
+    (Set::AvxVnni, "avxvnni"),
+    #[cfg(target_arch = "x86_64")]
     (Set::Avx2, "avx2"),
     (Set::Portable, "portable"),
 ];
@@ -276,6 +284,8 @@ impl Isa {
             Set::Amx => avx512::probe() && Tiles::probe(),
             #[cfg(target_arch = "x86_64")]
             Set::Avx512 => avx512::probe(),
+            #[cfg(target_arch = "x86_64")]
+            Set::AvxVnni => avx2::probe_vnni(),
             #[cfg(target_arch = "x86_64")]
             Set::Avx2 => avx2::probe(),
             Set::Portable => true,
@@ -292,7 +302,12 @@ impl Isa {
                 unsafe { avx512::run(kernel) }
             }
             #[cfg(target_arch = "x86_64")]
-            Set::Avx2 => {
+            Set::AvxVnni if K::INTEGERS => {
+                // SAFETY: an `Isa` holds only what `probe` found.
+                unsafe { avx2::run_vnni(kernel) }
+            }
+            #[cfg(target_arch = "x86_64")]
+            Set::AvxVnni | Set::Avx2 => {
                 // SAFETY: an `Isa` holds only what `probe` found.
                 unsafe { avx2::run(kernel) }
             }
@@ -344,7 +359,7 @@ impl Isa {
         }
     }
 
-    /// `amx`, `avx512`, `avx2` or `portable`.
+    /// `amx`, `avx512`, `avxvnni`, `avx2` or `portable`.
     #[must_use]
     pub fn name(self) -> &'static str {
         ALL.iter().find(|(set, _)| *set == self.0).map_or("", |(_, name)| name)

@@ -83,22 +83,26 @@ impl<'a> Screen<'a> {
         assert!(uppers.len() == self.groups() && self.fits(query));
         assert!(apart.is_sorted() && apart.last().is_none_or(|row| (*row as usize) < self.n));
         rows.clear();
-        let of_group = |group: usize| {
-            let first = group * SCREEN_GROUP;
-            let rows = (first..self.n).zip(self.rows(isa, query, group)).map(|(row, bounds)| (row as u32, bounds));
+        let competing = |group: usize, bounds: [Bounds; SCREEN_GROUP]| {
+            let rows = (group * SCREEN_GROUP..self.n).zip(bounds).map(|(row, bounds)| (row as u32, bounds));
             rows.filter(|(row, _)| apart.binary_search(row).is_err())
         };
         // The group that reaches highest, looked at first, tells most of what the others must reach.
         let whole = &uppers[..self.n / SCREEN_GROUP];
+        let top = (!whole.is_empty()).then(|| first_max(isa, whole)).map(|top| (top, self.rows(isa, query, top)));
         let mut least = f32::NEG_INFINITY;
-        if !whole.is_empty() {
-            of_group(first_max(isa, whole)).for_each(|(_, bounds)| least = least.max(bounds.lower));
+        if let Some((top, bounds)) = top {
+            least = competing(top, bounds).fold(least, |least, (_, bounds)| least.max(bounds.lower));
         }
         for (group, upper) in uppers.iter().enumerate() {
             if *upper < least {
                 continue;
             }
-            for (row, bounds) in of_group(group) {
+            let bounds = match top {
+                Some((top, bounds)) if top == group => bounds,
+                _ => self.rows(isa, query, group),
+            };
+            for (row, bounds) in competing(group, bounds) {
                 if bounds.upper >= least {
                     least = least.max(bounds.lower);
                     rows.push((row, bounds.upper));

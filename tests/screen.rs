@@ -129,6 +129,11 @@ fn scan_many(n: usize, k: usize) {
         };
         let alone: Vec<Vec<f32>> =
             queries.iter().map(|query| scanned(Isa::available()[0], 1, std::slice::from_ref(query))).collect();
+        for (query, uppers) in queries.iter().zip(&alone) {
+            let mut left = Vec::new();
+            screen.survivors(Isa::best(), query, uppers, &[], &mut left);
+            assert!((1..=12).contains(&left.len()), "{} rows of {n} survive", left.len());
+        }
         for isa in Isa::available() {
             for (threads, count) in [(1, 35), (2, 17), (3, 9), (2, 7), (3, 5), (1, 3), (2, 2)] {
                 let together = scanned(isa, threads, &queries[..count]);

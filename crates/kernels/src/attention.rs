@@ -1,7 +1,7 @@
 //! Attention of the queries of one sequence over its keys and values: scores, softmax, weighted sum.
 //!
 //! ```text
-//! for a head, for a tile of queries:
+//! for a head, for a tile of queries; for a query alone, for some heads:
 //!     scores[q][t] = bias[t - q] + sum over d of query[q][d] key[t][d]     a chain from the bias, d ascending
 //!     softmax over the keys that q may see
 //!     out[q][d]    = sum over t of scores[q][t] value[t][d]                a chain from zero, t ascending
@@ -232,7 +232,7 @@ pub struct Heads {
 /// Queries that a chunk of the region computes.
 const ROWS: usize = 48;
 /// Heads that a query alone goes through at a time: one has too few sums at work to keep the multipliers busy.
-const TOGETHER: usize = 4;
+const SOME_HEADS: usize = 4;
 /// Multiply-adds from which a call is worth a region of several threads.
 const PARALLEL: usize = 96 * 1024;
 
@@ -268,8 +268,9 @@ pub fn attention<'a>(
     }
     let parallel = team.threads() > 1 && work >= PARALLEL;
     let row_chunks = most.div_ceil(ROWS);
-    // Queries alone go through some heads at a time, but there is a chunk for every thread.
-    let together = if most > 1 || (parallel && count * heads < TOGETHER * team.threads()) { 1 } else { TOGETHER };
+    // Queries alone go through some heads at a time, but there are chunks for every thread.
+    let together =
+        if most > 1 || (parallel && count * heads < 2 * SOME_HEADS * team.threads()) { 1 } else { SOME_HEADS };
     let parts = heads.div_ceil(together);
     let out = Out(out.as_mut_ptr());
     let chunks = count * row_chunks * parts;
@@ -317,7 +318,7 @@ fn check(shape: Heads, a: &Attention<'_>, queries: usize, query_stride: usize, o
 
 struct Out(*mut f32);
 
-// SAFETY: the chunks of `attention` write disjoint (rows, head) parts of an exclusively borrowed slice.
+// SAFETY: the chunks of `attention` write disjoint (rows, heads) parts of an exclusively borrowed slice.
 unsafe impl Sync for Out {}
 
 /// Runs the kernel. [`attention`] is generic, and so compiled in the crate of its caller, with that crate's settings: here the
@@ -388,7 +389,11 @@ impl Part<'_> {
             for head in heads {
                 let mut row = rows.start;
                 while row < rows.end {
-                    // Fewer heights than `matmul` has: a shorter last tile costs little here.
+                    // Fewer heights than `matmul` has: a shorter last tile costs little here. The last of many rows are computed again
+                    // rather than alone.
+                    if rows.end - row < 4 && rows.len() >= 4 && S::ROWS >= 4 {
+                        row = rows.end - 4;
+                    }
                     row += match S::ROWS.min(rows.end - row) {
                         12.. => self.tile::<S, W, 12, 2, false>(s, row, head),
                         8..12 => self.tile::<S, W, 8, 2, false>(s, row, head),
@@ -474,7 +479,7 @@ impl Part<'_> {
             let (k, ahead) = ((k, panel, LANES), self.ahead[0]);
             let sums = match HEADS {
                 true => apart::<S, W, M, P>(s, d_kv, (q, padded(d_kv)), k, head, ahead, acc),
-                false => self.together(s, d_kv, Rows::apart(q, self.query_stride), k, ahead, acc),
+                false => self.one_head(s, d_kv, Rows::apart(q, self.query_stride), k, ahead, acc),
             };
             let to = self.scores.as_mut_ptr().add(block * LANES);
             unrolled!(M, m => {
@@ -504,7 +509,7 @@ impl Part<'_> {
             let scores = self.scores.as_ptr();
             let sums = match HEADS {
                 true => apart::<S, W, M, P>(s, at.len, (scores, at.stride), v, value_head, ahead, zero),
-                false => self.together(s, at.len, Rows::apart(scores, at.stride), v, ahead, zero),
+                false => self.one_head(s, at.len, Rows::apart(scores, at.stride), v, ahead, zero),
             };
             let to = self.out.0.add(at.row * width + at.head * d_head + column);
             unrolled!(M, m => {
@@ -519,7 +524,7 @@ impl Part<'_> {
     /// # Safety
     /// As [`tile`].
     #[inline(always)]
-    unsafe fn together<S: Simd, W: Weight, const M: usize, const P: usize>(
+    unsafe fn one_head<S: Simd, W: Weight, const M: usize, const P: usize>(
         &self,
         s: S,
         k: usize,

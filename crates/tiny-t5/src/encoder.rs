@@ -84,14 +84,14 @@ pub(crate) fn encode(
         room(qkv, rows * width);
         room(keys, spans.last().map_or(0, |span| span.keys.end));
     }
-    let [mut before, mut next] = projected.each_mut();
+    let [mut seen, mut next] = projected.each_mut();
 
     let scratch = Scratch::for_team(scratch, exec.team);
     // One chunk has all threads inside, of several each has one.
     let alone = Team::alone();
     let inside = if chunks.len() > 1 { Exec { team: &alone, ..exec } } else { exec };
     let pass = Pass { model, exec: inside, bias, spans, sources };
-    for block in 0..=stack.blocks.len() {
+    for i in 0..=stack.blocks.len() {
         let (mut x_left, mut hidden_left) = (&mut *x, &mut *hidden);
         let (mut qkv_left, mut keys_left) = (&mut next.qkv[..], &mut next.keys[..]);
         let mut parts = each_of(chunks, |chunk| Part {
@@ -102,19 +102,19 @@ pub(crate) fn encode(
             keys: first(&mut keys_left, chunk.keys.len()),
             hidden: first(&mut hidden_left, chunk.rows.len() * stride),
         });
-        let before_it = &*before;
+        let seen_now = &*seen;
         exec.team.run_parts(scratch, &mut parts[..chunks.len()], |scratch, part| {
             let Some(part) = part else { return };
-            match block.checked_sub(1) {
+            match i.checked_sub(1) {
                 None => pass.embed(part),
-                Some(before) => pass.attend(before, before_it, scratch, part),
+                Some(before) => pass.attend(before, seen_now, scratch, part),
             }
-            match stack.blocks.get(block) {
+            match stack.blocks.get(i) {
                 Some(block) => pass.project(block, scratch, part),
                 None => inside.norm(shape, part.x, &stack.final_norm, part.hidden),
             }
         });
-        std::mem::swap(&mut before, &mut next);
+        std::mem::swap(&mut seen, &mut next);
     }
 }
 
@@ -158,11 +158,11 @@ impl Pass<'_> {
     }
 
     /// The attention of a chunk's rows over all keys of their sources, and the feed-forward layer.
-    fn attend(&self, block: usize, before: &Projected, scratch: &mut Scratch, part: &mut Part<'_>) {
+    fn attend(&self, block: usize, seen: &Projected, scratch: &mut Scratch, part: &mut Part<'_>) {
         let Pass { model: Model { shape, packed, encoder, .. }, exec, bias, spans, .. } = self;
         let Part { first, pieces, x, .. } = part;
         let (rows, inner, heads) = (x.len() / shape.stride(), shape.heads.width(), shape.kernel_heads());
-        let Projected { qkv, keys } = before;
+        let Projected { qkv, keys } = seen;
         let table = bias.of(block);
         let sequence = |i: usize| {
             let Piece { source, position, rows } = &pieces[i];

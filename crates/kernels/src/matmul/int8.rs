@@ -11,9 +11,9 @@
 //! thread, and do not depend on the rows computed together. With more inputs than an i32 holds the sums of blocks are added in
 //! f32, ascending.
 //!
-//! Two digits read no more bytes than one: for one row, which waits for memory, the second is free on AVX-512. For many
+//! Two digits read no more bytes than one: for one row, which waits for memory, the second is free with VNNI. For many
 //! rows, which wait for arithmetic, it doubles the time. Where the processor multiplies whole tiles ([`Tiles`]) so do several rows.
-//! AVX2 takes inputs as one number of 16 bits ([`Simd::PAIRS`]), in the same time for both.
+//! AVX2 without VNNI takes inputs as one number of 16 bits ([`Simd::PAIRS`]), in the same time for both.
 //!
 //! A panel is `[k / 4][16][4]` bytes, for every block of inputs the 16 sums of q as i32, then the 16 scales, and the norms of q rounded
 //! up, as f32.
@@ -415,6 +415,11 @@ impl<const D: usize> Kernel for Part<'_, D> {
     fn run<S: Simd>(self, s: S) {
         let (m, k) = (self.p.m, self.p.w.k);
         let digits = if D == 1 { Digits::One } else { Digits::Two };
+        assert_eq!(
+            self.inputs.len(),
+            m * words::<S>(k, digits),
+            "words of inputs laid out for another instruction set"
+        );
         let mut panel = self.of.start;
         while panel < self.of.end {
             // Many rows wait for arithmetic: two panels share their inputs.
@@ -423,7 +428,7 @@ impl<const D: usize> Kernel for Part<'_, D> {
             while row < m {
                 let height = height::<S>(m - row, digits, k);
                 // SAFETY: `product` found every panel within the weights; rows below m and panels below n / 16 lie within the
-                // inputs, which `Quantise` made, and within the outputs, which `matmul` checked.
+                // inputs, which `Quantise` made, and within the outputs, which `matmul` checked. All were compiled for the same S: `Kernel::INTEGERS`.
                 unsafe {
                     match (height, wide) {
                         (8, 2) => self.tile::<S, 8, 2>(s, row, panel),
@@ -452,7 +457,8 @@ impl<const D: usize> Part<'_, D> {
     /// Rows `row..row + M` and panels `panel..panel + P` are there.
     #[inline(always)]
     unsafe fn tile<S: Simd, const M: usize, const P: usize>(&self, s: S, row: usize, panel: usize) {
-        if (M > 1 && S::WIDEST < 4) || (M == 8 && (S::PANELS < 2 || D == 2)) {
+        let few_registers = S::PANELS < 2 && !S::PAIRS;
+        if (M > 1 && S::WIDEST < 4) || (M == 8 && (S::PANELS < 2 || D == 2)) || (M == 4 && D == 2 && few_registers) {
             return; // never asked for; no code is made for it
         }
         let (groups, size) = (self.p.w.k.div_ceil(4), panel_bytes(self.p.w.k));

@@ -82,10 +82,6 @@ pub fn largest(isa: Isa, team: &Team, p: Product<'_>, rows: &mut [Leading]) {
 fn find(isa: Isa, p: Product<'_>, panels: &[u8], uppers: &[f32], leading: &mut Leading) {
     let Leading { apart, outputs } = leading;
     let (n, k, size) = (p.w.n, p.w.k, panel_bytes(p.w.k));
-    let has_apart = |group: usize| {
-        let at = |group: usize| apart.partition_point(|column| (*column as usize) < group * GROUP * LANES);
-        !apart.is_empty() && at(group) < at(group + 1)
-    };
     let mut best: Option<(u32, f32)> = None;
     let mut compute = |group: usize| {
         let first = group * GROUP * LANES;
@@ -104,12 +100,12 @@ fn find(isa: Isa, p: Product<'_>, panels: &[u8], uppers: &[f32], leading: &mut L
         }
         best.map_or(f32::NEG_INFINITY, |(_, best)| best)
     };
-    let top = first_max(isa, uppers);
-    let mut least = compute(top);
-    for group in (0..n.div_ceil(GROUP * LANES)).filter(|group| *group != top) {
+    let top = highest(isa, uppers, GROUP * LANES, apart);
+    let mut least = top.map_or(f32::NEG_INFINITY, &mut compute);
+    for group in (0..n.div_ceil(GROUP * LANES)).filter(|group| Some(*group) != top) {
         // The outputs of columns apart are wanted whatever they are.
         let is_below = |upper: &f32| *upper < least && *upper > f32::NEG_INFINITY;
-        if !uppers.get(group).is_some_and(is_below) || has_apart(group) {
+        if !uppers.get(group).is_some_and(is_below) || has_some_of(group, GROUP * LANES, apart) {
             least = compute(group);
         }
     }
@@ -118,6 +114,21 @@ fn find(isa: Isa, p: Product<'_>, panels: &[u8], uppers: &[f32], leading: &mut L
         None => outputs.clear(),
     }
     outputs.sort_unstable_by_key(|(column, _)| *column);
+}
+
+/// Whether a group of `size` rows has some of those `apart`, which ascend.
+fn has_some_of(group: usize, size: usize, apart: &[u32]) -> bool {
+    let before = |group: usize| apart.partition_point(|row| (*row as usize) < group * size);
+    !apart.is_empty() && before(group) < before(group + 1)
+}
+
+/// The group that reaches highest, of groups of `size` rows without those `apart`, whose outputs may be the highest.
+pub(crate) fn highest(isa: Isa, uppers: &[f32], size: usize, apart: &[u32]) -> Option<usize> {
+    if apart.is_empty() {
+        return (!uppers.is_empty()).then(|| first_max(isa, uppers));
+    }
+    let groups = (0..uppers.len()).filter(|group| !has_some_of(*group, size, apart));
+    groups.max_by(|a, b| uppers[*a].total_cmp(&uppers[*b]))
 }
 
 /// Whether an output is larger, or as large and of a lower column.

@@ -11,6 +11,7 @@ mod tiled;
 pub(crate) use inputs::Rows;
 pub use int8::{Digits, Loss};
 pub(crate) use int8::{chain_count, joined, lines};
+pub(crate) use largest::highest;
 pub use largest::{Leading, largest};
 pub(crate) use panels::Turn;
 pub use panels::{Panels, Storage, WeightType, pack_int8, pack_panel, unpack_panel, widen};

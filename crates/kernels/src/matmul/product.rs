@@ -310,10 +310,12 @@ impl Kernel for Block<'_> {
 #[inline(always)]
 fn block<S: Simd, W: Weight>(s: S, b: &Block<'_>, w: &[W]) {
     let rows = b.rows.len();
-    let (tallest, wide) = match rows {
-        1 => (1, 4),
-        2 => (2, 2),
-        _ => (S::ROWS, S::PANELS),
+    const { assert!(inputs::ROWS.is_multiple_of(S::ROWS) && S::ROWS.is_multiple_of(S::TOGETHER)) };
+    const { assert!(S::PANELS == 1 || LONE_ROWS.is_multiple_of(S::TOGETHER)) };
+    let (tallest, wide) = match (b.interleaved, rows) {
+        (None, 1) => (1, 4),
+        (None, _) => (2, 2),
+        (Some(_), _) => (S::ROWS, S::PANELS),
     };
     let wide = wide.min(S::WIDEST);
     let k = b.p.w.k;
@@ -386,7 +388,7 @@ struct At<'a> {
 }
 
 impl At<'_> {
-    /// Tiles are code: heights between these compute a few of the rows that fill up the inputs' last tile as well.
+    /// Tiles are code: heights between these, and one or two rows of many, compute some of the rows that fill up the inputs as well.
     ///
     /// # Safety
     /// Rows `row..row + m` and panels `panel..panel + P` lie within the operands.
@@ -420,8 +422,9 @@ impl At<'_> {
         let At { row, m: rows, panel, from, to, waiting, ahead } = self;
         let k = b.p.w.k;
         let mut sums = [[s.splat(0.0); P]; M];
-        // SAFETY: the caller vouches for the rows and panels, `matmul` for the slices that hold them, interleaved inputs
-        // fill whole tiles; a waiting row has room for the widest tile that waits, WIDEST panels, there are as many as
+        // SAFETY: the caller vouches for the rows and panels, `matmul` for the slices that hold them. Tiles of interleaved inputs begin
+        // with a group of `TOGETHER` rows (asserted in `block`) and compute rows that are not there only at the end, which
+        // whole groups of `inputs::ROWS` fill up. A waiting row has room for the widest tile that waits, WIDEST panels, there are as many as
         // a tile has rows, and they were written by the block of inputs before this one.
         unsafe {
             if from > 0 {

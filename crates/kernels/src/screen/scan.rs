@@ -1,10 +1,9 @@
 //! The scan: what the products of 64 rows at a time do not exceed, and which rows that leaves over.
 
 use super::{BOUNDS, Quantised, Query, SCREEN_GROUP, SCREEN_MAX_K, TINY, panel_bytes, screen_bytes};
-use crate::matmul::{ask_for, chain_count, joined, lines};
+use crate::matmul::{ask_for, chain_count, highest, joined, lines};
 use crate::region::{MAX_CHUNKS, Team};
 use crate::simd::{Isa, Kernel, LANES, LINE, Simd, TILE, TileSums, Tiles, unrolled};
-use crate::softmax::first_max;
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -89,7 +88,7 @@ impl<'a> Screen<'a> {
         };
         // The group that reaches highest, looked at first, tells most of what the others must reach.
         let whole = &uppers[..self.n / SCREEN_GROUP];
-        let top = (!whole.is_empty()).then(|| first_max(isa, whole)).map(|top| (top, self.rows(isa, query, top)));
+        let top = highest(isa, whole, SCREEN_GROUP, apart).map(|top| (top, self.rows(isa, query, top)));
         let mut least = f32::NEG_INFINITY;
         if let Some((top, bounds)) = top {
             least = competing(top, bounds).fold(least, |least, (_, bounds)| least.max(bounds.lower));

@@ -35,7 +35,7 @@ type F = (__m256, __m256);
 /// Intrinsics that touch registers only.
 macro_rules! registers {
     ($intrinsics:expr) => {{
-        // SAFETY: used in methods of the proof, which exists only inside `run`, whose caller vouches for the features.
+        // SAFETY: used in methods of the proof, which exists only inside `run` and `run_vnni`, whose caller vouches for the features.
         unsafe { $intrinsics }
     }};
 }
@@ -203,8 +203,8 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
             (_mm256_add_epi32(sum.0, quads(w)), _mm256_add_epi32(sum.1, quads(w.add(32))))
         }
     }
-    /// Both instructions take unsigned bytes: 128 more than the signed ones, or 64 more, each byte added for itself, that no sum of two
-    /// products overflows 16 bits.
+    /// Both instructions take unsigned bytes: 128 more than the signed ones, or 64 more, each byte added for itself, so that no sum of
+    /// two products overflows 16 bits.
     #[inline(always)]
     fn signed(bytes: u32) -> u32 {
         if VNNI { bytes ^ 0x8080_8080 } else { ((bytes & 0x7f7f_7f7f) + 0x4040_4040) ^ (bytes & 0x8080_8080) }
@@ -214,8 +214,8 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         // SAFETY: as the caller's.
         unsafe { self.dot4(sum, a, w) }
     }
-    // Without VNNI bytes of 8 bits and a sign would overflow 16 bits. With signs moved to the weights (`vpsignb`) 8 bits a number took as long as
-    // 16: 137 and 148 GOP/s in registers, where bytes below 128 reach 199 (Zen 3).
+    // Without VNNI, bytes of 8 bits and a sign would overflow 16 bits. With signs moved to the weights (`vpsignb`) 8 bits a number took as
+    // long as 16: 137 and 148 GOP/s in registers, where bytes below 128 reach 199 (Zen 3).
     const PAIRS: bool = !VNNI;
     #[inline(always)]
     unsafe fn dot4_pairs(self, sum: Self::I, a: u32, b: u32, w: *const i8) -> Self::I {

@@ -6,7 +6,8 @@
 //! everywhere (one `zmm`, two `ymm`, two `wide::f32x8`), and every operation of the trait is exact or rounds once, so
 //! all instruction sets give the same bits.
 //!
-//! A new instruction set is one file here, and one line in each of the two lists below.
+//! A new instruction set is one file here, and an arm in [`Isa`]'s list, `probe` and `run`. One that adds an operation to another is that
+//! one's file with a constant (AVX-VNNI).
 
 /// A loop over `i` below a constant of at most 12, written out: accumulators that a loop indexes stay in registers only as
 /// long as the compiler chooses to unroll it, and whether it does depends on what else stands around it.
@@ -136,7 +137,7 @@ pub trait Simd: Copy {
     type I: Copy;
     /// Zeros.
     fn int_zero(self) -> Self::I;
-    /// lane i += the four products of `a`'s bytes, unsigned and at most 128, and the bytes `4 i..` at `w`, signed and above
+    /// lane i += the four products of `a`'s bytes, unsigned and, where `PAIRS`, at most 128, and the bytes `4 i..` at `w`, signed and above
     /// -128: exact, also where an instruction set adds in pairs of 16 bits.
     /// # Safety
     /// `w` is valid for reading 64 bytes.
@@ -234,8 +235,8 @@ fn tree(mut v: [f32; LANES], combine: impl Fn(f32, f32) -> f32) -> f32 {
 pub trait Kernel {
     /// What it returns.
     type Out;
-    /// It computes with integers, or lays out what does ([`Simd::signed`], [`Simd::PAIRS`]): where instruction sets differ in these
-    /// alone, it is compiled for each.
+    /// It uses [`Simd::dot4`], [`Simd::dot4_signed`], [`Simd::int_signed`], [`Simd::signed`] or [`Simd::PAIRS`], or what another kernel
+    /// laid out by these: it is compiled for instruction sets that differ in them alone, too.
     const INTEGERS: bool = false;
     /// The computation; must be `#[inline(always)]`, so that it takes on its caller's instruction set.
     fn run<S: Simd>(self, s: S) -> Self::Out;

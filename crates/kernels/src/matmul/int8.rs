@@ -415,11 +415,7 @@ impl<const D: usize> Kernel for Part<'_, D> {
     fn run<S: Simd>(self, s: S) {
         let (m, k) = (self.p.m, self.p.w.k);
         let digits = if D == 1 { Digits::One } else { Digits::Two };
-        assert_eq!(
-            self.inputs.len(),
-            m * words::<S>(k, digits),
-            "words of inputs laid out for another instruction set"
-        );
+        assert_eq!(self.inputs.len(), m * words::<S>(k, digits), "inputs laid out for another instruction set");
         let mut panel = self.of.start;
         while panel < self.of.end {
             // Many rows wait for arithmetic: two panels share their inputs.
@@ -428,7 +424,8 @@ impl<const D: usize> Kernel for Part<'_, D> {
             while row < m {
                 let height = height::<S>(m - row, digits, k);
                 // SAFETY: `product` found every panel within the weights; rows below m and panels below n / 16 lie within the
-                // inputs, which `Quantise` made, and within the outputs, which `matmul` checked. All were compiled for the same S: `Kernel::INTEGERS`.
+                // inputs, which `Quantise` made, and within the outputs, which `matmul` checked. All were compiled for the same S:
+                // `Kernel::INTEGERS`.
                 unsafe {
                     match (height, wide) {
                         (8, 2) => self.tile::<S, 8, 2>(s, row, panel),

@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // each test takes what it needs
 
+use tiny_t5_kernels::Isa;
+
 /// out[m][n] = chain over k ascending of fma(a[m][k], w[n][k], .), from `from[m][n]`.
 pub fn matmul(a: &[f32], w: &[f32], m: usize, n: usize, k: usize, from: impl Fn(usize, usize) -> f32) -> Vec<f32> {
     let mut out = Vec::with_capacity(m * n);
@@ -94,4 +96,17 @@ pub fn deceive(kind: u32, seed: u64, n: usize, k: usize) -> (Vec<f32>, Vec<f32>)
         _ => {}
     }
     (h, w)
+}
+
+/// Runs a check on every instruction set that this machine has, and says which it lacks.
+pub fn on_every_isa(check: impl FnMut(Isa)) {
+    Isa::available().into_iter().for_each(check);
+    for name in Isa::missing() {
+        eprintln!("not run: this machine lacks {name}");
+    }
+}
+
+/// Floats to be compared by their bits: -0 is not 0, and a NaN is itself.
+pub fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
 }

@@ -176,16 +176,20 @@ thread_local! {
 
 /// Rows of the tile that begins with `left` rows to go: they share each load of the weights.
 ///
-/// Of one digit eight rows and two panels fill the registers. Sums of several blocks of inputs leave no room for that. Of two digits
-/// apart four rows are more sums than 16 registers hold.
+/// Of one digit eight rows and two panels fill the registers. Sums of several blocks of inputs leave no room for that.
 #[inline(always)]
 pub(super) fn height<S: Simd>(left: usize, digits: Digits, k: usize) -> usize {
     match left {
         8.. if S::PANELS == 2 && digits == Digits::One && k.div_ceil(4) <= BLOCK => 8,
-        4.. if S::WIDEST == 4 && (S::PANELS == 2 || S::PAIRS || digits == Digits::One) => 4,
+        4.. if S::WIDEST == 4 && holds_four::<S>(digits) => 4,
         2.. if S::WIDEST == 4 => 2,
         _ => 1,
     }
+}
+
+/// Whether registers hold the sums of four rows: 16 do not, of two digits apart.
+const fn holds_four<S: Simd>(digits: Digits) -> bool {
+    S::PANELS == 2 || S::PAIRS || matches!(digits, Digits::One)
 }
 
 /// Rows from which [`Tiles`] pay, where the processor has them.
@@ -454,8 +458,8 @@ impl<const D: usize> Part<'_, D> {
     /// Rows `row..row + M` and panels `panel..panel + P` are there.
     #[inline(always)]
     unsafe fn tile<S: Simd, const M: usize, const P: usize>(&self, s: S, row: usize, panel: usize) {
-        let few_registers = S::PANELS < 2 && !S::PAIRS;
-        if (M > 1 && S::WIDEST < 4) || (M == 8 && (S::PANELS < 2 || D == 2)) || (M == 4 && D == 2 && few_registers) {
+        let digits = if D == 1 { Digits::One } else { Digits::Two };
+        if (M > 1 && S::WIDEST < 4) || (M == 4 && !holds_four::<S>(digits)) || (M == 8 && (S::PANELS < 2 || D == 2)) {
             return; // never asked for; no code is made for it
         }
         let (groups, size) = (self.p.w.k.div_ceil(4), panel_bytes(self.p.w.k));
@@ -463,7 +467,7 @@ impl<const D: usize> Part<'_, D> {
         // SAFETY: a panel is `size` bytes: groups of 64, then the sums of every block, scales and norms; a tile of the inputs is M
         // rows of `row_words`, as `Quantise` made it.
         unsafe {
-            let row_words = words::<S>(self.p.w.k, if D == 1 { Digits::One } else { Digits::Two });
+            let row_words = words::<S>(self.p.w.k, digits);
             let w = self.panels.as_ptr().add(panel * size).cast::<i8>();
             let x = self.inputs.as_ptr().add(row * row_words);
             let steps = x.add(M * (row_words - 1)).cast::<f32>();

@@ -343,7 +343,7 @@ fn block<S: Simd, W: Weight>(s: S, b: &Block<'_>, w: &[W]) {
                 let to = if in_blocks && k - from > BLOCK_K * 3 / 2 { from + BLOCK_K } else { k };
                 let mut row = first;
                 while row < last {
-                    let m = height(tallest, last - row).next_multiple_of(S::TOGETHER).min(last - row);
+                    let m = height::<S>(tallest, last - row);
                     let waiting = if in_blocks { &mut waiting[row - first..] } else { &mut [][..] };
                     // What is read next: the next inputs, or the next panels.
                     let ahead = LANES * size_of::<W>() * if to < k { to - from } else { group * k - from };
@@ -369,9 +369,11 @@ fn block<S: Simd, W: Weight>(s: S, b: &Block<'_>, w: &[W]) {
 /// Rows of the next tile. A last tile of few rows would have too few chains to keep the multipliers busy: it gets some of those of the
 /// tile before it. Of 8 and 8 rows instead of 12 and 4 products of 16 rows run at 93 % of the FMA peak instead of 88, of 64 rows at 96
 /// instead of 95 (1,024 outputs of 256 inputs, AVX-512, Zen 5).
-fn height(tallest: usize, left: usize) -> usize {
+fn height<S: Simd>(tallest: usize, left: usize) -> usize {
     let over = left.saturating_sub(tallest);
-    if over > 0 && 3 * over <= tallest { left.div_ceil(2) } else { tallest }
+    let shared = over > 0 && 3 * over <= tallest;
+    let rows = if shared { left.div_ceil(2) } else { tallest };
+    rows.next_multiple_of(S::TOGETHER).min(left)
 }
 
 /// Where a tile is: its first row, how many rows it writes, its first panel, its inputs `from..to`, the sums of earlier

@@ -4,6 +4,7 @@ mod oracle;
 
 use half::{bf16, f16};
 use oracle::{bits, numbers, on_every_isa};
+use std::ops::Range;
 use tiny_t5_kernels::*;
 
 /// [rows, n] without the padding of rows of `stride`.
@@ -63,6 +64,31 @@ fn matmul_large_shapes_and_threads_equal_the_plain_loop() {
     }
 }
 
+/// Matrices that lie one under the other, in memory or copied from elsewhere.
+#[derive(Debug)]
+struct Tensors<'a> {
+    parts: [&'a [f32]; 3],
+    copied: bool,
+}
+
+impl RowMajor for Tensors<'_> {
+    fn read<'b>(&'b self, mut floats: Range<usize>, buffer: &'b mut Vec<f32>) -> &'b [f32] {
+        for part in self.parts {
+            if floats.start < part.len() {
+                let rows = &part[floats.start..floats.end.min(part.len())];
+                if !self.copied {
+                    return rows;
+                }
+                buffer.clear();
+                buffer.extend_from_slice(rows);
+                return buffer;
+            }
+            floats = floats.start - part.len()..floats.end - part.len();
+        }
+        &[]
+    }
+}
+
 fn matmul_equals_the_plain_loop(m: usize, n: usize, k: usize, threads: usize) {
     let (a, w) = (numbers(m as u64, m * k), numbers(n as u64 + 1000, n * k));
     let (lda, ldo) = (k + 3, padded(n) + 16);
@@ -82,7 +108,8 @@ fn matmul_equals_the_plain_loop(m: usize, n: usize, k: usize, threads: usize) {
     let (first, second) = (w.len() / (16 * k) / 3, w.len() / (16 * k) / 2);
     let (whole, rest) = w.split_at(first * 16 * k);
     let (middle, last) = rest.split_at((second - first) * 16 * k);
-    let rows = n.is_multiple_of(16).then_some((Storage::Rows([whole, middle, last]), &expected[0]));
+    let tensors = Tensors { parts: [whole, middle, last], copied: k.is_multiple_of(2) };
+    let rows = n.is_multiple_of(16).then_some((Storage::Rows(&tensors), &expected[0]));
     let storages = [
         Storage::F32(&packed[0]),
         Storage::Bf16(bytemuck::cast_slice(halves(1))),

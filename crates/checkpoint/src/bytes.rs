@@ -52,13 +52,15 @@ impl Bytes {
         }
     }
 
-    /// Reads bytes of a mapped file past the mapping; false where the file is not mapped, or cannot be read.
-    #[cfg_attr(not(feature = "mmap"), expect(unused_variables))]
-    pub(crate) fn read_at(&self, offset: usize, buffer: &mut [u8]) -> bool {
+    /// As many bytes as `buffer` has, from `offset` on: of a mapped file they are read into it, past the mapping.
+    ///
+    /// # Panics
+    /// Where there are not as many.
+    pub(crate) fn read<'b>(&'b self, offset: usize, buffer: &'b mut [u8]) -> &'b [u8] {
         match self {
             #[cfg(feature = "mmap")]
-            Bytes::Mapped(map) => map.read_at(offset, buffer),
-            Bytes::Owned(_) | Bytes::Static(_) => false,
+            Bytes::Mapped(map) if map.read_at(offset, buffer) => buffer,
+            _ => &self[offset..][..buffer.len()],
         }
     }
 }

@@ -68,9 +68,19 @@ pub struct SharedBytes {
     range: Range<usize>,
 }
 
-impl AsRef<[u8]> for SharedBytes {
-    fn as_ref(&self) -> &[u8] {
-        self.file.get(self.range.clone()).unwrap_or_default()
+impl SharedBytes {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.range.len()
+    }
+
+    /// As [`Tensor::read`].
+    ///
+    /// # Panics
+    /// Where there are not as many.
+    pub fn read<'b>(&'b self, offset: usize, buffer: &'b mut [u8]) -> &'b [u8] {
+        assert!(offset + buffer.len() <= self.count(), "{} bytes from {offset} on of {}", buffer.len(), self.count());
+        self.file.read(self.range.start + offset, buffer)
     }
 }
 
@@ -86,11 +96,8 @@ impl<'a> Tensor<'a> {
     where
         'a: 'b,
     {
-        let mapped = &self.bytes[offset..][..buffer.len()];
-        match self.place {
-            Some((file, start)) if file.read_at(start + offset, buffer) => buffer,
-            _ => mapped,
-        }
+        let bytes = &self.bytes[offset..][..buffer.len()];
+        self.place.map_or(bytes, |(file, start)| file.read(start + offset, buffer))
     }
 
     /// The elements for whoever outlives the checkpoint; none of a tensor that lies in no file as it is.

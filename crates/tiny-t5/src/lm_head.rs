@@ -28,6 +28,8 @@ use tiny_t5_kernels::{
 const SCREEN_FROM: usize = 1 << 20;
 /// The screen in the panel cache.
 const SCREEN_ENTRY: &str = "screen";
+/// Places of the matrix from which 16 rows each are looked at for the scales of its columns.
+const SAMPLES: usize = 8;
 /// Survivors beyond which the full product is faster.
 const MAX_SURVIVORS: usize = 512;
 /// Ids that processors change beyond which the full product with int8 weights is faster: each has 64 logits computed.
@@ -228,11 +230,15 @@ impl LmHead {
                 return Ok(Some(Packing { block, scales: ColumnScales::from_scales(&scales) }));
             }
         }
-        // A thousand rows show which columns are outliers.
-        let mut buffers = [const { Vec::new() }; 2];
-        let samples = weights::rows(&self.tensor(model), 0, n.min(1024), model.dtype, &mut buffers);
-        let scales = ColumnScales::new(samples, padded(k), k);
-        drop(buffers);
+        // Some rows show which columns are outliers: from everywhere, since a vocabulary's first words are the frequent ones.
+        let (tensor, mut buffers, mut samples) = (self.tensor(model), [const { Vec::new() }; 2], Vec::new());
+        for place in 0..SAMPLES {
+            let first = place * n / SAMPLES;
+            let rows = weights::rows(&tensor, first, LANES.min(n - first), model.dtype, &mut buffers);
+            samples.extend_from_slice(rows);
+        }
+        let scales = ColumnScales::new(&samples, padded(k), k);
+        drop((buffers, samples));
         let mut arena = Arena::new(bytes).map_err(memory)?;
         if !pack(&scales, arena.bytes_mut()) {
             return Ok(None);

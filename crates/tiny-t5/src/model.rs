@@ -255,7 +255,7 @@ impl<'a> Reader<'a> {
                 let shape = [c.relative_attention_num_buckets, c.num_heads];
                 let why = "relative_attention_num_buckets, num_heads in config.json";
                 let weight = self.tensor(&name("layer.0.SelfAttention.relative_attention_bias.weight"), &shape, why)?;
-                Some(weights::floats(&weight).map(|x| weights::round(self.dtype, x)).collect())
+                Some(weights::numbers(&weight, self.dtype))
             }
             false => None,
         };

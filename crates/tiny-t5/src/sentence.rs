@@ -9,6 +9,7 @@
 use crate::desk::{Desk, encode_each};
 use crate::embed::{mean_of, normalize};
 use crate::error::{Error, Result, one_line};
+use crate::options::Dtype;
 use crate::t5::{Source, T5};
 use crate::weights;
 use tiny_t5_checkpoint::Modules;
@@ -134,8 +135,8 @@ impl Sentence {
             }
             width = layer.out_features;
             dense.push(Dense {
-                weight: weights::floats(&weight).collect(),
-                bias: layer.bias()?.map(|bias| weights::floats(&bias).collect()).unwrap_or_default(),
+                weight: weights::numbers(&weight, Dtype::F32),
+                bias: layer.bias()?.map(|bias| weights::numbers(&bias, Dtype::F32)).unwrap_or_default(),
                 out_features: layer.out_features,
                 tanh: layer.tanh,
             });

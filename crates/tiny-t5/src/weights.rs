@@ -15,10 +15,11 @@ use crate::error::{Error, Result};
 use crate::options::Dtype;
 use half::{bf16, f16};
 use std::borrow::Cow;
+use std::ops::Range;
 use tiny_t5_checkpoint::{Checkpoint, Dtype as Stored, Panels as Kept, SharedBytes, Tensor};
 use tiny_t5_kernels::{
-    Arena, Digits, Isa, LANES, Loss, Panels, Storage, Team, WeightType, narrows, pack_int8, pack_panel, padded,
-    unpack_panel, widen,
+    Arena, Digits, Isa, LANES, Loss, Panels, RowMajor, Storage, Team, WeightType, narrows, pack_int8, pack_panel,
+    padded, unpack_panel, widen,
 };
 
 /// Bytes of a file that a thread packs at a time, about. They are read, not looked at in the mapping: on two threads 59 MB took 4.5 ms to
@@ -46,8 +47,33 @@ enum Place {
     Checkpoint(usize),
 }
 
-/// Tensors that are one matrix, one under the other.
-type Tensors = [Option<SharedBytes>; 3];
+/// Tensors of f32 that are one matrix, one under the other, each of whole panels.
+#[derive(Debug)]
+struct Tensors(Vec<SharedBytes>);
+
+impl RowMajor for Tensors {
+    fn read<'b>(&'b self, mut floats: Range<usize>, buffer: &'b mut Vec<f32>) -> &'b [f32] {
+        for tensor in &self.0 {
+            let len = tensor.count() / size_of::<f32>();
+            if floats.start < len {
+                let buffer = first_of(buffer, floats.end.min(len) - floats.start);
+                return bytemuck::cast_slice(
+                    tensor.read(floats.start * size_of::<f32>(), bytemuck::cast_slice_mut(buffer)),
+                );
+            }
+            floats = floats.start - len..floats.end - len;
+        }
+        &[]
+    }
+}
+
+/// The first floats of a buffer, which is made longer where it is not long enough; what is in it counts for nothing.
+fn first_of(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        *buffer = vec![0.0; len];
+    }
+    &mut buffer[..len]
+}
 
 impl Matrix {
     pub(crate) fn is_int8(&self) -> bool {
@@ -191,14 +217,13 @@ impl<'a> Plan<'a> {
         if !self.in_place || !self.once || !exact || weights != n * k || weights == 0 {
             return None;
         }
-        let mut tensors = Tensors::default();
-        for (Part { tensor, .. }, shared) in parts.iter().zip(&mut tensors) {
+        let shared = |Part { tensor, .. }: &Part<'_>| {
             let fits = tensor.dtype == Stored::F32
                 && tensor.shape[0] % LANES == 0
                 && bytemuck::try_cast_slice::<u8, f32>(tensor.bytes).is_ok();
-            *shared = Some(tensor.shared().filter(|_| fits)?);
-        }
-        (parts.len() <= tensors.len()).then_some(tensors)
+            tensor.shared().filter(|_| fits)
+        };
+        parts.iter().map(shared).collect::<Option<_>>().map(Tensors)
     }
 
     /// The width of the next matrix, as the cache's entry has it: finding it out may mean reading the whole tensor.
@@ -221,9 +246,11 @@ impl<'a> Plan<'a> {
             Dtype::Auto | Dtype::F32 if all(Stored::F32) => {
                 let (mut bf16, mut f16) = (true, true);
                 for part in parts {
-                    // Most matrices show within a few weights that they do not fit.
-                    for (i, chunk) in part.tensor.bytes.as_chunks::<4>().0.chunks(1 << 12).enumerate() {
-                        let (b, h) = narrows(self.isa, chunk);
+                    // Most matrices show within a few weights that they do not fit: those are read, which brings no page of the file.
+                    let mut few = [0; 4096];
+                    let few = part.tensor.read(0, &mut few[..part.tensor.bytes.len().min(4096)]);
+                    for (i, chunk) in std::iter::once(few).chain(part.tensor.bytes.chunks(1 << 14)).enumerate() {
+                        let (b, h) = narrows(self.isa, chunk.as_chunks::<4>().0);
                         (bf16, f16) = (bf16 & b, f16 & h);
                         if !bf16 && !f16 {
                             if i > 64 {
@@ -421,7 +448,7 @@ pub(crate) struct Packed {
 impl Packed {
     pub(crate) fn panels(&self, m: &Matrix) -> Panels<'_> {
         let data = match (m.place, m.kind) {
-            (Place::Checkpoint(entry), _) => Storage::Rows(self.rows(entry)),
+            (Place::Checkpoint(entry), _) => Storage::Rows(&self.in_place[entry]),
             (Place::Packed(at), WeightType::F32) => Storage::F32(bytemuck::cast_slice(self.packed(at, m))),
             (Place::Packed(at), WeightType::Bf16) => Storage::Bf16(bytemuck::cast_slice(self.packed(at, m))),
             (Place::Packed(at), WeightType::F16) => Storage::F16(bytemuck::cast_slice(self.packed(at, m))),
@@ -432,14 +459,6 @@ impl Packed {
 
     fn packed(&self, offset: usize, m: &Matrix) -> &[u8] {
         &self.block.bytes()[offset..][..m.bytes()]
-    }
-
-    /// The rows of a matrix that is not packed.
-    fn rows(&self, entry: usize) -> [&[f32]; 3] {
-        self.in_place[entry].each_ref().map(|tensor| match tensor {
-            Some(bytes) => bytemuck::cast_slice(bytes.as_ref()),
-            None => &[],
-        })
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -483,8 +502,8 @@ impl Packed {
     }
 }
 
-/// The numbers of a tensor.
-pub(crate) fn floats<'a>(tensor: &Tensor<'a>) -> impl Iterator<Item = f32> + 'a {
+/// The numbers of a tensor, where it is mapped.
+fn floats<'a>(tensor: &Tensor<'a>) -> impl Iterator<Item = f32> + 'a {
     let (dtype, bytes) = (tensor.dtype, tensor.bytes);
     bytes.chunks_exact(dtype.size()).map(move |b| read(dtype, b))
 }
@@ -498,7 +517,7 @@ fn read(dtype: Stored, b: &[u8]) -> f32 {
 }
 
 /// Rounds as weights are rounded when a narrower width was asked for.
-pub(crate) fn round(dtype: Dtype, x: f32) -> f32 {
+fn round(dtype: Dtype, x: f32) -> f32 {
     match dtype {
         Dtype::Auto | Dtype::F32 | Dtype::Int8 => x,
         Dtype::Bf16 => bf16::from_f32(x).to_f32(),
@@ -506,21 +525,25 @@ pub(crate) fn round(dtype: Dtype, x: f32) -> f32 {
     }
 }
 
+/// All numbers of a small tensor.
+pub(crate) fn numbers(tensor: &Tensor<'_>, dtype: Dtype) -> Vec<f32> {
+    let mut numbers = vec![0.0; tensor.shape.iter().product()];
+    read_numbers(tensor, 0, dtype, &mut numbers);
+    numbers
+}
+
 /// A vector as f32, padded with zeros to whole registers.
 pub(crate) fn vector(tensor: &Tensor<'_>, dtype: Dtype) -> Vec<f32> {
-    let mut v: Vec<f32> = floats(tensor).map(|x| round(dtype, x)).collect();
-    v.resize(padded(v.len()), 0.0);
-    v
+    let mut vector = numbers(tensor, dtype);
+    vector.resize(padded(vector.len()), 0.0);
+    vector
 }
 
 /// Some rows of a matrix as they are stored, read into `buffer` where they lie in a file.
 fn read_rows<'b>(tensor: &Tensor<'b>, first: usize, count: usize, buffer: &'b mut Vec<f32>) -> &'b [u8] {
     let width = tensor.shape[1] * tensor.dtype.size();
-    let floats = (count * width).div_ceil(size_of::<f32>());
-    if buffer.len() < floats {
-        *buffer = vec![0.0; floats];
-    }
-    tensor.read(first * width, &mut bytemuck::cast_slice_mut(&mut buffer[..floats])[..count * width])
+    let buffer = first_of(buffer, (count * width).div_ceil(size_of::<f32>()));
+    tensor.read(first * width, &mut bytemuck::cast_slice_mut(buffer)[..count * width])
 }
 
 /// Some rows of a matrix, one behind the other, as f32 with zeros behind each: [count, padded(columns)], where they are stored or in
@@ -550,16 +573,21 @@ pub(crate) fn rows<'b>(
 /// its row is taken from the mapping, which goes on until the whole embedding is in memory. Reading takes 0.65 us, and 0.2 where
 /// the pages have come already, 2.7 where they come (Cascade Lake, 1 KB).
 pub(crate) fn lone_row(tensor: &Tensor<'_>, row: usize, dtype: Dtype, out: &mut [f32]) {
-    let size = tensor.dtype.size();
     let (values, rest) = out.split_at_mut(tensor.shape[1]);
+    read_numbers(tensor, row * values.len(), dtype, values);
+    rest.fill(0.0);
+}
+
+/// Some numbers of a tensor, from the `first` on.
+fn read_numbers(tensor: &Tensor<'_>, first: usize, dtype: Dtype, values: &mut [f32]) {
+    let size = tensor.dtype.size();
     let mut buffer = [0; 4096];
-    let mut at = row * values.len() * size;
+    let mut at = first * size;
     for values in values.chunks_mut(buffer.len() / size) {
         let bytes = values.len() * size;
         widen_as(tensor, dtype, tensor.read(at, &mut buffer[..bytes]), values);
         at += bytes;
     }
-    rest.fill(0.0);
 }
 
 /// Widens elements of a tensor to what an engine of this width computes with.

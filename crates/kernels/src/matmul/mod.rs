@@ -14,7 +14,7 @@ pub(crate) use int8::{chain_count, joined, lines};
 pub(crate) use largest::highest;
 pub use largest::{Leading, largest};
 pub(crate) use panels::Turn;
-pub use panels::{Panels, Storage, WeightType, pack_int8, pack_panel, unpack_panel, widen};
+pub use panels::{Panels, RowMajor, Storage, WeightType, pack_int8, pack_panel, unpack_panel, widen};
 pub(crate) use product::{Ahead, Weight, tile};
 pub use product::{Epilogue, Product, matmul};
 pub(crate) use tiled::ask_for;

@@ -9,6 +9,7 @@ use crate::simd::{Isa, Kernel, LANES, Simd, padded};
 use crate::turn::turn;
 use bytemuck::Pod;
 use half::{bf16, f16};
+use std::ops::Range;
 
 /// How weights are stored; products widen floats to f32 exactly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -57,9 +58,15 @@ pub enum Storage<'a> {
     I16(&'a [i16]),
     /// 8 bits and scales, and how inputs are quantised.
     Int8(&'a [u8], Digits),
-    /// f32 that are not packed: matrices [n, k], row-major, one under the other, each of whole panels. For a product or two; packed
-    /// weights give the same bits in less time.
-    Rows([&'a [f32]; 3]),
+    /// f32 that are not packed. For a product or two; packed weights give the same bits in less time.
+    Rows(&'a dyn RowMajor),
+}
+
+/// A matrix [n, k] of f32, row-major, of whole panels, that lies somewhere else.
+pub trait RowMajor: Sync + std::fmt::Debug {
+    /// So many of its floats, where they lie or in `buffer`: whole panels from the first on, at least one; fewer than asked for where
+    /// others lie elsewhere.
+    fn read<'b>(&'b self, floats: Range<usize>, buffer: &'b mut Vec<f32>) -> &'b [f32];
 }
 
 /// A matrix [n, k], packed as `[n / 16][k][16]`, or in rows: [`Storage::Rows`].
@@ -80,7 +87,8 @@ impl<'a> Panels<'a> {
     /// A view of weights.
     ///
     /// # Panics
-    /// Where `data` does not hold [`Panels::len`] weights, or of int8 a panel's bytes for each 16 outputs, or of rows whole panels of one input or more.
+    /// Where `data` does not hold [`Panels::len`] weights, or of int8 a panel's bytes for each 16 outputs; of rows, where panels are not
+    /// whole or have no input.
     #[must_use]
     pub fn new(n: usize, k: usize, data: Storage<'a>) -> Panels<'a> {
         let (len, expected) = match data {
@@ -89,11 +97,7 @@ impl<'a> Panels<'a> {
             Storage::F16(w) => (w.len(), Self::len(n, k)),
             Storage::I16(w) => (w.len(), Self::len(n, k)),
             Storage::Int8(w, _) => (w.len(), n.div_ceil(LANES) * int8::panel_bytes(k)),
-            Storage::Rows(parts) => {
-                let whole = |part: &&[f32]| part.len().checked_rem(LANES * k) == Some(0);
-                assert!(parts.iter().all(whole), "matrices of whole panels");
-                (parts.iter().map(|part| part.len()).sum(), Self::len(n, k))
-            }
+            Storage::Rows(_) => (n * k, if k == 0 { 1 } else { Self::len(n, k) }),
         };
         assert_eq!(len, expected, "weights of a matrix [{n}, {k}]");
         Panels { n, k, data }
@@ -130,7 +134,7 @@ impl<'a> Panels<'a> {
             Storage::F16(w) => size_of_val(w),
             Storage::I16(w) => size_of_val(w),
             Storage::Int8(w, _) => w.len(),
-            Storage::Rows(parts) => parts.iter().map(|part| size_of_val(*part)).sum(),
+            Storage::Rows(_) => self.n * self.k * size_of::<f32>(),
         }
     }
 }

@@ -229,7 +229,7 @@ fn blocks(isa: Isa, team: &Team, whole: Block<'_>) {
     let row_blocks = m.div_ceil(row_block);
     let run = |part: Block<'_>| match w.data {
         // All rows pass while panels are turned.
-        Storage::Rows(parts) => in_place::run(isa, part, &parts, row_blocks),
+        Storage::Rows(rows) => in_place::run(isa, part, rows, row_blocks),
         _ => isa.run(part),
     };
     let row_chunks = if matches!(w.data, Storage::Rows(_)) { 1 } else { row_blocks };

@@ -111,6 +111,7 @@ mod lm_head;
 pub mod lowlevel;
 mod machine;
 mod model;
+mod numbers;
 mod options;
 mod random;
 mod rank;

@@ -13,9 +13,10 @@ pub(crate) use near::Likeliest;
 use crate::cache::Block;
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::numbers;
 use crate::options::Dtype;
 use crate::stack::{Exec, room};
-use crate::weights::{self, CHUNK_BYTES, Matrix, Packed, Plan};
+use crate::weights::{CHUNK_BYTES, Matrix, Packed, Plan};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tiny_t5_checkpoint::{Config, Tensor};
@@ -107,7 +108,7 @@ fn exact(
 ) {
     let weights = room(weights, outputs.len() * hidden.len());
     for ((id, _), out) in outputs.iter().zip(weights.chunks_exact_mut(hidden.len())) {
-        weights::lone_row(tensor, *id as usize, dtype, out);
+        numbers::row(tensor, *id as usize, dtype, out);
     }
     let logits = room(logits, outputs.len());
     chains(isa, hidden, weights, hidden.len(), logits);
@@ -180,7 +181,7 @@ impl LmHead {
         let rows = room(rows, N * k);
         ids.iter()
             .zip(rows.chunks_exact_mut(k))
-            .for_each(|(id, out)| weights::lone_row(&tensor, *id as usize, model.dtype, out));
+            .for_each(|(id, out)| numbers::row(&tensor, *id as usize, model.dtype, out));
         let mut logits = [0.0; N];
         chains(exec.isa, &hidden[..k], rows, k, &mut logits);
         logits
@@ -234,7 +235,7 @@ impl LmHead {
         let (tensor, mut buffers, mut samples) = (self.tensor(model), [const { Vec::new() }; 2], Vec::new());
         for place in 0..SAMPLES {
             let first = place * n / SAMPLES;
-            let rows = weights::rows(&tensor, first, LANES.min(n - first), model.dtype, &mut buffers);
+            let rows = numbers::rows(&tensor, first, LANES.min(n - first), model.dtype, &mut buffers);
             samples.extend_from_slice(rows);
         }
         let scales = ColumnScales::new(&samples, padded(k), k);
@@ -269,7 +270,7 @@ impl LmHead {
             for (i, panels) in panels.chunks_mut(part).enumerate() {
                 let first = (chunk * PARTS + i) * part * LANES;
                 let count = (n - first).min(panels.len() * LANES);
-                let floats = weights::rows(&tensor, first, count, model.dtype, &mut buffers);
+                let floats = numbers::rows(&tensor, first, count, model.dtype, &mut buffers);
                 for (panel, rows) in panels.iter_mut().zip(floats.chunks(LANES * padded(k))) {
                     let row = |i: usize| rows.get(i * padded(k)..(i + 1) * padded(k));
                     if !pack(&std::array::from_fn(row), panel) {

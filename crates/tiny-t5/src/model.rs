@@ -4,9 +4,10 @@ use crate::cache::Cache;
 use crate::error::{Error, Result, one_line};
 use crate::kv_cache::CacheShape;
 use crate::lm_head::LmHead;
+use crate::numbers;
 use crate::options::{Dtype, Load};
 use crate::stack::{Block, CrossAttention, Exec, FeedForward, Shape, Stack};
-use crate::weights::{self, Heads, Matrix, Packed, Plan};
+use crate::weights::{Heads, Matrix, Packed, Plan};
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -175,7 +176,7 @@ impl Model {
     pub(crate) fn embed(&self, ids: impl Iterator<Item = u32>, out: &mut [f32]) {
         let embedding = self.embedding();
         for (id, out) in ids.zip(out.chunks_exact_mut(self.shape.stride())) {
-            weights::lone_row(&embedding, id as usize, self.dtype, out);
+            numbers::row(&embedding, id as usize, self.dtype, out);
         }
     }
 }
@@ -195,7 +196,7 @@ impl<'a> Reader<'a> {
     }
 
     fn vector(&mut self, name: &str, len: usize, why: &str) -> Result<Vec<f32>> {
-        Ok(weights::vector(&self.tensor(name, &[len], why)?, self.dtype))
+        Ok(numbers::vector(&self.tensor(name, &[len], why)?, self.dtype))
     }
 
     /// T5 has no more blocks than config.json says: a deeper checkpoint would compute something else without a word.
@@ -255,7 +256,7 @@ impl<'a> Reader<'a> {
                 let shape = [c.relative_attention_num_buckets, c.num_heads];
                 let why = "relative_attention_num_buckets, num_heads in config.json";
                 let weight = self.tensor(&name("layer.0.SelfAttention.relative_attention_bias.weight"), &shape, why)?;
-                Some(weights::numbers(&weight, self.dtype))
+                Some(numbers::all(&weight, self.dtype))
             }
             false => None,
         };

@@ -9,9 +9,9 @@
 use crate::desk::{Desk, encode_each};
 use crate::embed::{mean_of, normalize};
 use crate::error::{Error, Result, one_line};
+use crate::numbers;
 use crate::options::Dtype;
 use crate::t5::{Source, T5};
-use crate::weights;
 use tiny_t5_checkpoint::Modules;
 use tiny_t5_kernels::{Activation, Isa, Team, activate_rows, chains, padded};
 
@@ -135,8 +135,8 @@ impl Sentence {
             }
             width = layer.out_features;
             dense.push(Dense {
-                weight: weights::numbers(&weight, Dtype::F32),
-                bias: layer.bias()?.map(|bias| weights::numbers(&bias, Dtype::F32)).unwrap_or_default(),
+                weight: numbers::all(&weight, Dtype::F32),
+                bias: layer.bias()?.map(|bias| numbers::all(&bias, Dtype::F32)).unwrap_or_default(),
                 out_features: layer.out_features,
                 tanh: layer.tanh,
             });

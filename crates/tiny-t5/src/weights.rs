@@ -12,8 +12,9 @@
 
 use crate::cache::{Block, Cache};
 use crate::error::{Error, Result};
+use crate::numbers::{self, stored_as};
 use crate::options::Dtype;
-use half::{bf16, f16};
+use half::f16;
 use std::borrow::Cow;
 use std::ops::Range;
 use tiny_t5_checkpoint::{Checkpoint, Dtype as Stored, Panels as Kept, SharedBytes, Tensor};
@@ -45,34 +46,6 @@ enum Place {
     Packed(usize),
     /// In the checkpoint, as such an entry of [`Packed::in_place`].
     Checkpoint(usize),
-}
-
-/// Tensors of f32 that are one matrix, one under the other, each of whole panels.
-#[derive(Debug)]
-struct Tensors(Vec<SharedBytes>);
-
-impl RowMajor for Tensors {
-    fn read<'b>(&'b self, mut floats: Range<usize>, buffer: &'b mut Vec<f32>) -> &'b [f32] {
-        for tensor in &self.0 {
-            let len = tensor.count() / size_of::<f32>();
-            if floats.start < len {
-                let buffer = first_of(buffer, floats.end.min(len) - floats.start);
-                return bytemuck::cast_slice(
-                    tensor.read(floats.start * size_of::<f32>(), bytemuck::cast_slice_mut(buffer)),
-                );
-            }
-            floats = floats.start - len..floats.end - len;
-        }
-        &[]
-    }
-}
-
-/// The first floats of a buffer, which is made longer where it is not long enough; what is in it counts for nothing.
-fn first_of(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
-    if buffer.len() < len {
-        *buffer = vec![0.0; len];
-    }
-    &mut buffer[..len]
 }
 
 impl Matrix {
@@ -235,8 +208,9 @@ impl<'a> Plan<'a> {
     /// The narrowest width that keeps every weight as it is, or the one that was asked for.
     fn width_of(&self, parts: &[Part<'_>]) -> WeightType {
         let all = |dtype| parts.iter().all(|p| p.tensor.dtype == dtype);
-        let fits_f16 =
-            || parts.iter().all(|p| floats(&p.tensor).all(|x| !f16::from_f32(x).is_infinite() || x.is_infinite()));
+        let fits_f16 = || {
+            parts.iter().all(|p| numbers::mapped(&p.tensor).all(|x| !f16::from_f32(x).is_infinite() || x.is_infinite()))
+        };
         match self.dtype {
             Dtype::Bf16 => WeightType::Bf16,
             Dtype::F16 if fits_f16() => WeightType::F16,
@@ -347,7 +321,7 @@ impl Planned<'_> {
         let Some((tensor, first)) = places.iter().flatten().next() else { return to.fill(0) };
         let (from, width) = (stored_as(tensor.dtype), tensor.shape[1] * tensor.dtype.size());
         let count = places.iter().flatten().last().map_or(0, |(_, last)| last + 1 - first);
-        let stored = read_rows(tensor, *first, count, buffer);
+        let stored = numbers::stored_rows(tensor, *first, count, buffer);
         let rows = places.map(|place| place.map(|(_, row)| self.padded_row(&stored[(row - first) * width..][..width])));
         let rows: [Option<&[u8]>; LANES] = std::array::from_fn(|lane| rows[lane].as_deref());
         match self.matrix.kind {
@@ -429,11 +403,22 @@ fn note_of(n: usize, k: usize, kind: WeightType) -> [u8; NOTE] {
     note
 }
 
-fn stored_as(dtype: Stored) -> WeightType {
-    match dtype {
-        Stored::F32 => WeightType::F32,
-        Stored::BF16 => WeightType::Bf16,
-        Stored::F16 => WeightType::F16,
+/// Tensors of f32 that are one matrix, one under the other, each of whole panels.
+#[derive(Debug)]
+struct Tensors(Vec<SharedBytes>);
+
+impl RowMajor for Tensors {
+    fn read<'b>(&'b self, mut floats: Range<usize>, buffer: &'b mut Vec<f32>) -> &'b [f32] {
+        for tensor in &self.0 {
+            let len = tensor.count() / size_of::<f32>();
+            if floats.start < len {
+                let buffer = numbers::first_of(buffer, floats.end.min(len) - floats.start);
+                let first = floats.start * size_of::<f32>();
+                return bytemuck::cast_slice(tensor.read(first, bytemuck::cast_slice_mut(buffer)));
+            }
+            floats = floats.start - len..floats.end - len;
+        }
+        &[]
     }
 }
 
@@ -499,101 +484,5 @@ impl Packed {
         });
         matrices.iter_mut().zip(narrowed).for_each(|(matrix, narrow)| **matrix = narrow);
         Ok(Packed { block: Block::Made(arena), in_place: Vec::new() })
-    }
-}
-
-/// The numbers of a tensor, where it is mapped.
-fn floats<'a>(tensor: &Tensor<'a>) -> impl Iterator<Item = f32> + 'a {
-    let (dtype, bytes) = (tensor.dtype, tensor.bytes);
-    bytes.chunks_exact(dtype.size()).map(move |b| read(dtype, b))
-}
-
-fn read(dtype: Stored, b: &[u8]) -> f32 {
-    match dtype {
-        Stored::F32 => f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
-        Stored::BF16 => bf16::from_le_bytes([b[0], b[1]]).to_f32(),
-        Stored::F16 => f16::from_le_bytes([b[0], b[1]]).to_f32(),
-    }
-}
-
-/// Rounds as weights are rounded when a narrower width was asked for.
-fn round(dtype: Dtype, x: f32) -> f32 {
-    match dtype {
-        Dtype::Auto | Dtype::F32 | Dtype::Int8 => x,
-        Dtype::Bf16 => bf16::from_f32(x).to_f32(),
-        Dtype::F16 => Some(f16::from_f32(x).to_f32()).filter(|y| y.is_finite()).unwrap_or(x),
-    }
-}
-
-/// All numbers of a small tensor.
-pub(crate) fn numbers(tensor: &Tensor<'_>, dtype: Dtype) -> Vec<f32> {
-    let mut numbers = vec![0.0; tensor.shape.iter().product()];
-    read_numbers(tensor, 0, dtype, &mut numbers);
-    numbers
-}
-
-/// A vector as f32, padded with zeros to whole registers.
-pub(crate) fn vector(tensor: &Tensor<'_>, dtype: Dtype) -> Vec<f32> {
-    let mut vector = numbers(tensor, dtype);
-    vector.resize(padded(vector.len()), 0.0);
-    vector
-}
-
-/// Some rows of a matrix as they are stored, read into `buffer` where they lie in a file.
-fn read_rows<'b>(tensor: &Tensor<'b>, first: usize, count: usize, buffer: &'b mut Vec<f32>) -> &'b [u8] {
-    let width = tensor.shape[1] * tensor.dtype.size();
-    let buffer = first_of(buffer, (count * width).div_ceil(size_of::<f32>()));
-    tensor.read(first * width, &mut bytemuck::cast_slice_mut(buffer)[..count * width])
-}
-
-/// Some rows of a matrix, one behind the other, as f32 with zeros behind each: [count, padded(columns)], where they are stored or in
-/// one of the `buffers`.
-pub(crate) fn rows<'b>(
-    tensor: &Tensor<'b>,
-    first: usize,
-    count: usize,
-    dtype: Dtype,
-    [stored, wide]: &'b mut [Vec<f32>; 2],
-) -> &'b [f32] {
-    let columns = tensor.shape[1];
-    let bytes = read_rows(tensor, first, count, stored);
-    let as_they_are = tensor.dtype == Stored::F32 && !matches!(dtype, Dtype::Bf16 | Dtype::F16);
-    if let (true, Ok(rows)) = (as_they_are && columns == padded(columns), bytemuck::try_cast_slice(bytes)) {
-        return rows;
-    }
-    wide.resize(count * padded(columns), 0.0);
-    let width = (columns * tensor.dtype.size()).max(1);
-    for (bytes, out) in bytes.chunks_exact(width).zip(wide.chunks_exact_mut(padded(columns))) {
-        widen_as(tensor, dtype, bytes, &mut out[..columns]);
-    }
-    wide
-}
-
-/// One row of a matrix as f32 into `out`, and zeros behind it: its pages are not brought into memory. A word of the tiny shape leaves 64 KB there where
-/// its row is taken from the mapping, which goes on until the whole embedding is in memory. Reading takes 0.65 us, and 0.2 where
-/// the pages have come already, 2.7 where they come (Cascade Lake, 1 KB).
-pub(crate) fn lone_row(tensor: &Tensor<'_>, row: usize, dtype: Dtype, out: &mut [f32]) {
-    let (values, rest) = out.split_at_mut(tensor.shape[1]);
-    read_numbers(tensor, row * values.len(), dtype, values);
-    rest.fill(0.0);
-}
-
-/// Some numbers of a tensor, from the `first` on.
-fn read_numbers(tensor: &Tensor<'_>, first: usize, dtype: Dtype, values: &mut [f32]) {
-    let size = tensor.dtype.size();
-    let mut buffer = [0; 4096];
-    let mut at = first * size;
-    for values in values.chunks_mut(buffer.len() / size) {
-        let bytes = values.len() * size;
-        widen_as(tensor, dtype, tensor.read(at, &mut buffer[..bytes]), values);
-        at += bytes;
-    }
-}
-
-/// Widens elements of a tensor to what an engine of this width computes with.
-fn widen_as(tensor: &Tensor<'_>, dtype: Dtype, bytes: &[u8], values: &mut [f32]) {
-    widen(stored_as(tensor.dtype), bytes, values);
-    if matches!(dtype, Dtype::Bf16 | Dtype::F16) {
-        values.iter_mut().for_each(|x| *x = round(dtype, *x));
     }
 }

@@ -96,7 +96,7 @@ mod tests {
         assert!(bash.contains("cmd=\"tiny__t5__subcmd__score\"") && bash.contains(" tiny__t5__subcmd__score)"));
         // roff writes a hyphen as \- and an apostrophe as \*(Aq.
         let page = read("tiny-t5-generate.1").replace("\\*(Aq", "'").replace('\\', "");
-        for (name, doc) in Generate::OPTIONS {
+        for (name, _, doc) in Generate::OPTIONS {
             let long = name.replace('_', "-");
             assert!(page.contains(&format!("--{long}")), "{name}");
             let doc = options::in_kebab(doc.trim());

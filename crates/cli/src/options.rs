@@ -52,15 +52,9 @@ fn value_of(name: &str, text: &str) -> Result<Value, Error> {
         .or_else(|error| can(value(&format!("[{text}]"))).or_else(|_| can(Value::from(text))).map_err(|_| error))
 }
 
-/// Whether an option is true or false and nothing else, so that it may stand without a value.
-fn is_flag(name: &str) -> bool {
-    let takes = |value: Value| Generate::default().set(name, &value).is_ok();
-    takes(Value::Bool(true)) && !takes(Value::from("never"))
-}
-
 /// A text whose words that are options' names, as the library has them, are as the command line has them.
 pub(crate) fn in_kebab(text: &str) -> String {
-    let is_option = |word: &str| word.contains('_') && Generate::OPTIONS.iter().any(|(name, _)| *name == word);
+    let is_option = |word: &str| word.contains('_') && Generate::OPTIONS.iter().any(|(name, ..)| *name == word);
     let words = text.split_inclusive(|c: char| !(c.is_alphanumeric() || c == '_'));
     let word = |word: &str| match word.trim_end_matches(|c: char| !(c.is_alphanumeric() || c == '_')) {
         name if is_option(name) => format!("--{}{}", kebab(name), &word[name.len()..]),
@@ -69,28 +63,24 @@ pub(crate) fn in_kebab(text: &str) -> String {
     words.map(word).collect()
 }
 
-/// What stands for an option's value in its help.
-fn value_name(name: &str) -> &'static str {
-    let takes = |json: &str| Generate::default().set(name, &value(json)).is_ok();
-    match () {
-        () if takes("0.5") => "NUMBER",
-        () if takes("any text") => "TEXT",
-        () if takes("[1]") => "IDS",
-        () if takes("1") && name.ends_with("_id") => "ID",
-        () if takes("1") => "N",
-        () if takes("[1,0.5]") => "N,NUMBER",
-        () if takes("[[1]]") || takes("[[[1],0.5]]") => "JSON",
-        () => "HOW",
+/// What stands for an option's value in its help; none for a flag, which may stand without one.
+fn value_name(name: &str, rust_type: &str) -> Option<&'static str> {
+    match rust_type {
+        "bool" => None,
+        "f64" => Some("NUMBER"),
+        "String" => Some("TEXT"),
+        "OneOrMany" | "Vec<u32>" => Some("IDS"),
+        "u32" if name.ends_with("_id") => Some("ID"),
+        "u32" | "u64" | "usize" => Some("N"),
+        "(usize, f64)" => Some("N,NUMBER"),
+        "Vec<Vec<u32>>" | "Vec<(Vec<u32>, f32)>" => Some("JSON"),
+        _ => Some("HOW"),
     }
 }
 
-/// The options' names and docs as the command line has them, and what stands for the value, none for a flag: clap wants them for the
-/// life of the process, several commands have them, and finding them out is half of what a start of the command line costs.
-static WORDS: LazyLock<Vec<(String, String, Option<&str>)>> = LazyLock::new(|| {
-    let words = |(name, doc): &(&str, &str)| {
-        let value = (!is_flag(name)).then(|| value_name(name));
-        (kebab(name), in_kebab(doc.trim().trim_end_matches('.')), value)
-    };
+/// The options' names and docs as the command line has them: clap wants them for the life of the process, and several commands have them.
+static WORDS: LazyLock<Vec<[String; 2]>> = LazyLock::new(|| {
+    let words = |(name, _, doc): &(&str, _, &str)| [kebab(name), in_kebab(doc.trim().trim_end_matches('.'))];
     Generate::OPTIONS.iter().map(words).collect()
 });
 
@@ -116,22 +106,23 @@ impl TypedValueParser for OptionValue {
 
     /// For completion: where an option takes a few words, those of its docs.
     fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
-        let (_, doc) = Generate::OPTIONS.iter().find(|(name, _)| *name == self.name)?;
+        let (_, rust_type, doc) = Generate::OPTIONS.iter().find(|(name, ..)| *name == self.name)?;
         let is_one = |word: &&str| !word.is_empty() && Generate::default().set(self.name, &value(word)).is_ok();
         let words = doc.split(|c: char| !c.is_alphanumeric()).filter(is_one).map(PossibleValue::new);
-        (value_name(self.name) == "HOW").then(|| Box::new(words) as Box<dyn Iterator<Item = PossibleValue>>)
+        (value_name(self.name, rust_type) == Some("HOW"))
+            .then(|| Box::new(words) as Box<dyn Iterator<Item = PossibleValue>>)
     }
 }
 
 impl clap::Args for Options {
     fn augment_args(command: Command) -> Command {
-        Generate::OPTIONS.iter().zip(&*WORDS).fold(command, |command, ((name, _), (long, doc, value))| {
+        Generate::OPTIONS.iter().zip(&*WORDS).fold(command, |command, ((name, rust_type, _), [long, doc])| {
             let arg = Arg::new(*name).long(long.as_str()).help(doc.as_str()).help_heading("Generation");
             // The help tells them in a sentence.
             let arg = arg.value_parser(OptionValue { name }).hide_possible_values(true);
-            command.arg(match value {
+            command.arg(match value_name(name, rust_type) {
                 None => arg.value_name("BOOL").num_args(0..=1).require_equals(true).default_missing_value("true"),
-                Some(value) => arg.value_name(*value).action(ArgAction::Set).allow_negative_numbers(true),
+                Some(value) => arg.value_name(value).action(ArgAction::Set).allow_negative_numbers(true),
             })
         })
     }
@@ -149,7 +140,7 @@ impl clap::FromArgMatches for Options {
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        for (name, _) in Generate::OPTIONS {
+        for (name, ..) in Generate::OPTIONS {
             if let Some(value) = matches.get_one::<Value>(name) {
                 let set = self.generate.set(name, value);
                 set.map_err(|e| clap::Error::raw(clap::error::ErrorKind::InvalidValue, e))?;

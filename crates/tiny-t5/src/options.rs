@@ -159,9 +159,9 @@ macro_rules! generate_options {
         }
 
         impl Generate {
-            /// Name and meaning of every option.
-            pub const OPTIONS: &'static [(&'static str, &'static str)] = &[
-                $( (stringify!($name), concat!($($doc),+)), )*
+            /// Name, type and meaning of every option.
+            pub const OPTIONS: &'static [(&'static str, &'static str, &'static str)] = &[
+                $( (stringify!($name), stringify!($type), concat!($($doc),+)), )*
             ];
 
             /// These options, and those of `base` where these say nothing.
@@ -367,7 +367,7 @@ impl Generate {
                 }
                 e => e,
             };
-            if Self::OPTIONS.iter().any(|(option, _)| option == key) {
+            if Self::OPTIONS.iter().any(|(option, ..)| option == key) {
                 options.set(key, value).map_err(in_file)?;
             } else if changes_ids(key, value) {
                 return Err(in_file(Error::option(key, value, "absent: it would change the ids and is not supported")));

@@ -88,12 +88,11 @@ impl DerefMut for Memory {
 }
 
 impl Memory {
-    /// Makes it at least so long; what it held may be lost.
+    /// Makes it at least so long; what it held may be lost. New memory is touched as it is used: room for a limit that an answer does not
+    /// reach costs nothing.
     fn grow(&mut self, floats: usize) {
-        match self {
-            _ if floats <= self.len() => {}
-            Memory::Own(memory) => memory.resize(floats, 0.0),
-            Memory::Part(_) => *self = Memory::Own(vec![0.0; floats]),
+        if self.len() < floats {
+            *self = Memory::Own(vec![0.0; floats]);
         }
     }
 }

@@ -198,7 +198,7 @@ impl Pass<'_> {
         let shape = model.shape;
         let (rows, inner, heads) = (x.len() / shape.stride(), shape.heads.width(), shape.kernel_heads());
         let own = |rows: &Range<usize>| rows.start - *first..rows.end - *first;
-        model.embed(ids[*first..].iter().copied(), x);
+        model.embed(&mut scratch.recent, ids[*first..].iter().copied(), x);
         for (i, block) in decoder.blocks.iter().enumerate() {
             let Scratch { normed, projected, attended, scores, .. } = &mut *scratch;
             let (normed, attended) = (room(normed, x.len()), room(attended, rows * inner));

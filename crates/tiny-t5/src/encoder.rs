@@ -106,7 +106,7 @@ pub(crate) fn encode(
         exec.team.run_parts(scratch, &mut parts[..chunks.len()], |scratch, part| {
             let Some(part) = part else { return };
             match i.checked_sub(1) {
-                None => pass.embed(part),
+                None => pass.embed(scratch, part),
                 Some(before) => pass.attend(before, seen_now, scratch, part),
             }
             match stack.blocks.get(i) {
@@ -152,9 +152,9 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    fn embed(&self, part: &mut Part<'_>) {
+    fn embed(&self, scratch: &mut Scratch, part: &mut Part<'_>) {
         let ids = |piece: &Piece| &self.sources[piece.source][piece.position..][..piece.rows.len()];
-        self.model.embed(part.pieces.iter().flat_map(ids).copied(), part.x);
+        self.model.embed(&mut scratch.recent, part.pieces.iter().flat_map(ids).copied(), part.x);
     }
 
     /// The attention of a chunk's rows over all keys of their sources, and the feed-forward layer.

@@ -115,6 +115,7 @@ mod numbers;
 mod options;
 mod random;
 mod rank;
+mod recent_rows;
 mod relative_bias;
 mod score;
 mod sentence;

@@ -6,6 +6,7 @@ use crate::kv_cache::CacheShape;
 use crate::lm_head::LmHead;
 use crate::numbers;
 use crate::options::{Dtype, Load};
+use crate::recent_rows::RecentRows;
 use crate::stack::{Block, CrossAttention, Exec, FeedForward, Shape, Stack};
 use crate::weights::{Heads, Matrix, Packed, Plan};
 use std::collections::BTreeSet;
@@ -173,10 +174,11 @@ impl Model {
     }
 
     /// Writes the embeddings of ids, row by row; T5 does not scale them. The ids are below vocab_size.
-    pub(crate) fn embed(&self, ids: impl Iterator<Item = u32>, out: &mut [f32]) {
-        let embedding = self.embedding();
-        for (id, out) in ids.zip(out.chunks_exact_mut(self.shape.stride())) {
-            numbers::row(&embedding, id as usize, self.dtype, out);
+    pub(crate) fn embed(&self, recent: &mut RecentRows, ids: impl Iterator<Item = u32>, out: &mut [f32]) {
+        let (embedding, stride) = (self.embedding(), self.shape.stride());
+        for (id, out) in ids.zip(out.chunks_exact_mut(stride)) {
+            let read = |row: &mut [f32]| numbers::row(&embedding, id as usize, self.dtype, row);
+            out.copy_from_slice(recent.row(id, stride, read));
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What the encoder and the decoder share: blocks, norms, the feed-forward layer, scratch.
 
+use crate::recent_rows::RecentRows;
 use crate::relative_bias::RelativeBias;
 use crate::weights::{Heads, Matrix, Packed};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -144,6 +145,8 @@ pub(crate) struct Scratch {
     gated: Vec<f32>,
     /// Attention scores, a buffer a thread.
     pub(crate) scores: Vec<Vec<f32>>,
+    /// Of the embedding.
+    pub(crate) recent: RecentRows,
 }
 
 impl Scratch {

@@ -57,6 +57,7 @@ fn matmul_large_shapes_and_threads_equal_the_plain_loop() {
         (8, 48, 1543),
         (16, 48, 1543),
         (97, 48, 800),
+        (16, 48, 640),
     ] {
         for threads in [1, 2, 5] {
             matmul_equals_the_plain_loop(m, n, k, threads);
@@ -138,6 +139,31 @@ fn matmul_equals_the_plain_loop(m: usize, n: usize, k: usize, threads: usize) {
             }
         }
     });
+}
+
+#[test]
+fn rows_that_are_no_whole_panels_are_refused() {
+    let w = numbers(3, 32 * 8);
+    let refused = |n: usize, k: usize, floats: usize| {
+        let tensors = Tensors { parts: [&w[..floats], &[], &[]], copied: false };
+        let product = || {
+            let product = Product {
+                a: &w,
+                lda: k,
+                m: 2,
+                w: Panels::new(n, k, Storage::Rows(&tensors)),
+                epilogue: Epilogue::Store,
+            };
+            matmul(Isa::best(), &Team::alone(), product, &mut [0.0; 64], 32);
+        };
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(product)).is_err()
+    };
+    assert!(!refused(32, 8, 32 * 8));
+    assert!(refused(31, 8, 31 * 8), "a part of a panel");
+    assert!(refused(32, 0, 0), "no inputs");
+    assert!(refused(32, 8, 0), "nothing to read");
+    assert!(refused(32, 8, 16 * 8), "the second panel is missing");
+    assert!(refused(32, 8, 24 * 8), "half of the second panel is missing");
 }
 
 #[test]

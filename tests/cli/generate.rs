@@ -163,6 +163,7 @@ fn cli_generate_gives_the_reference_texts_of_the_embedded_model() {
 fn cli_generate_has_every_option_of_the_library_with_its_words() {
     // Lines are broken where the terminal ends.
     let help = answer(&["generate", "--help"]).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(!help.contains("<VALUE>"), "an option of a type that has no name on the command line");
     for (name, _, doc) in tiny_t5::Generate::OPTIONS {
         let long = format!("--{}", name.replace('_', "-"));
         assert!(help.contains(&format!("{long} <")) || help.contains(&format!("{long}[=<BOOL>]")), "{name}");

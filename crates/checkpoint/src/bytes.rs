@@ -57,10 +57,11 @@ impl Bytes {
     /// # Panics
     /// Where there are not as many.
     pub(crate) fn read<'b>(&'b self, offset: usize, buffer: &'b mut [u8]) -> &'b [u8] {
+        let bytes = &self[offset..][..buffer.len()];
         match self {
             #[cfg(feature = "mmap")]
             Bytes::Mapped(map) if map.read_at(offset, buffer) => buffer,
-            _ => &self[offset..][..buffer.len()],
+            _ => bytes,
         }
     }
 }

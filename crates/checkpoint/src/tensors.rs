@@ -79,7 +79,8 @@ impl SharedBytes {
     /// # Panics
     /// Where there are not as many.
     pub fn read<'b>(&'b self, offset: usize, buffer: &'b mut [u8]) -> &'b [u8] {
-        assert!(offset + buffer.len() <= self.count(), "{} bytes from {offset} on of {}", buffer.len(), self.count());
+        let range = offset..offset.saturating_add(buffer.len());
+        assert!(range.end <= self.count(), "bytes {range:?} of {}", self.count());
         self.file.read(self.range.start + offset, buffer)
     }
 }

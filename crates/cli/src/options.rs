@@ -63,7 +63,10 @@ pub(crate) fn in_kebab(text: &str) -> String {
     words.map(word).collect()
 }
 
-/// What stands for an option's value in its help; none for a flag, which may stand without one.
+/// The value of a type that [`value_name`] does not know.
+const STRANGE: &str = "VALUE";
+
+/// What stands for an option's value in its help; none for a flag, which may stand without one. A test finds the types that are not here.
 fn value_name(name: &str, rust_type: &str) -> Option<&'static str> {
     match rust_type {
         "bool" => None,
@@ -74,7 +77,8 @@ fn value_name(name: &str, rust_type: &str) -> Option<&'static str> {
         "u32" | "u64" | "usize" => Some("N"),
         "(usize, f64)" => Some("N,NUMBER"),
         "Vec<Vec<u32>>" | "Vec<(Vec<u32>, f32)>" => Some("JSON"),
-        _ => Some("HOW"),
+        "EarlyStopping" | "Speculation" => Some("HOW"),
+        _ => Some(STRANGE),
     }
 }
 

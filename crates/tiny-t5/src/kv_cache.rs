@@ -88,11 +88,13 @@ impl DerefMut for Memory {
 }
 
 impl Memory {
-    /// Makes it at least so long; what it held may be lost. New memory is touched as it is used: room for a limit that an answer does not
-    /// reach costs nothing.
+    /// Makes it at least so long; what it held may be lost. Much new memory is touched only where it is used: room for a limit that an
+    /// answer does not reach costs little.
     fn grow(&mut self, floats: usize) {
-        if self.len() < floats {
-            *self = Memory::Own(vec![0.0; floats]);
+        let len = self.len();
+        if len < floats {
+            *self = Memory::default(); // gone before the new one comes
+            *self = Memory::Own(vec![0.0; floats.max(len * 3 / 2)]);
         }
     }
 }

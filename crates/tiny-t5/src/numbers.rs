@@ -1,26 +1,23 @@
-//! The numbers of a checkpoint's tensors as f32, read past the mapping of their file where it has one.
+//! The numbers of a checkpoint's tensors as f32, all but those of [`mapped`] read past the mapping of their file where it has one.
 //!
 //! A page of the mapping that is touched stays in this process's memory, with 15 around it as a rule, and is let go one by one in the
 //! end: a one-shot run that looked at its encoder in the mapping took 1,240 page faults and 15.9 ms, one that reads it takes 690 and 14.4
 //! (Zen 5, tiny shape, two threads).
 
 use crate::options::Dtype;
+use crate::stack::room;
 use half::{bf16, f16};
 use tiny_t5_checkpoint::{Dtype as Stored, Tensor};
 use tiny_t5_kernels::{WeightType, padded, widen};
 
 /// The numbers of a tensor, where it is mapped.
 pub(crate) fn mapped<'a>(tensor: &Tensor<'a>) -> impl Iterator<Item = f32> + 'a {
-    let (dtype, bytes) = (tensor.dtype, tensor.bytes);
-    bytes.chunks_exact(dtype.size()).map(move |b| read(dtype, b))
-}
-
-fn read(dtype: Stored, b: &[u8]) -> f32 {
-    match dtype {
-        Stored::F32 => f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
-        Stored::BF16 => bf16::from_le_bytes([b[0], b[1]]).to_f32(),
-        Stored::F16 => f16::from_le_bytes([b[0], b[1]]).to_f32(),
-    }
+    let (from, size) = (stored_as(tensor.dtype), tensor.dtype.size());
+    tensor.bytes.chunks_exact(size).map(move |bytes| {
+        let mut number = [0.0];
+        widen(from, bytes, &mut number);
+        number[0]
+    })
 }
 
 /// Rounds as weights are rounded when a narrower width was asked for.
@@ -32,7 +29,7 @@ fn round(dtype: Dtype, x: f32) -> f32 {
     }
 }
 
-/// All numbers of a small tensor.
+/// All numbers of a tensor.
 pub(crate) fn all(tensor: &Tensor<'_>, dtype: Dtype) -> Vec<f32> {
     let mut numbers = vec![0.0; tensor.shape.iter().product()];
     some(tensor, 0, dtype, &mut numbers);
@@ -49,7 +46,7 @@ pub(crate) fn vector(tensor: &Tensor<'_>, dtype: Dtype) -> Vec<f32> {
 /// Some rows of a matrix as they are stored, read into `buffer` where they lie in a file.
 pub(crate) fn stored_rows<'b>(tensor: &Tensor<'b>, first: usize, count: usize, buffer: &'b mut Vec<f32>) -> &'b [u8] {
     let width = tensor.shape[1] * tensor.dtype.size();
-    let buffer = first_of(buffer, (count * width).div_ceil(size_of::<f32>()));
+    let buffer = room(buffer, (count * width).div_ceil(size_of::<f32>()));
     tensor.read(first * width, &mut bytemuck::cast_slice_mut(buffer)[..count * width])
 }
 
@@ -112,12 +109,4 @@ pub(crate) fn stored_as(dtype: Stored) -> WeightType {
         Stored::BF16 => WeightType::Bf16,
         Stored::F16 => WeightType::F16,
     }
-}
-
-/// The first floats of a buffer, which is made longer where it is not long enough; what is in it counts for nothing.
-pub(crate) fn first_of(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
-    if buffer.len() < len {
-        *buffer = vec![0.0; len];
-    }
-    &mut buffer[..len]
 }

@@ -166,10 +166,10 @@ impl Scratch {
     }
 }
 
-/// The first `len` floats of a buffer that grows where it must.
+/// The first `len` floats of a buffer, for whoever writes them: where it is too short there is a longer one, and what it held is lost.
 pub(crate) fn room(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     if buffer.len() < len {
-        buffer.resize(len, 0.0);
+        *buffer = vec![0.0; len.max(buffer.len() * 3 / 2)]; // cleared by the system, where it is used
     }
     &mut buffer[..len]
 }

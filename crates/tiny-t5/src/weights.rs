@@ -14,6 +14,7 @@ use crate::cache::{Block, Cache};
 use crate::error::{Error, Result};
 use crate::numbers::{self, stored_as};
 use crate::options::Dtype;
+use crate::stack::room;
 use half::f16;
 use std::borrow::Cow;
 use std::ops::Range;
@@ -412,7 +413,7 @@ impl RowMajor for Tensors {
         for tensor in &self.0 {
             let len = tensor.count() / size_of::<f32>();
             if floats.start < len {
-                let buffer = numbers::first_of(buffer, floats.end.min(len) - floats.start);
+                let buffer = room(buffer, floats.end.min(len) - floats.start);
                 let first = floats.start * size_of::<f32>();
                 return bytemuck::cast_slice(tensor.read(first, bytemuck::cast_slice_mut(buffer)));
             }

@@ -1,15 +1,15 @@
 //! Products with weights that are not packed: f32 rows, as checkpoints have them.
 //!
 //! Packing pays for weights that are used again and again: it reads a matrix and writes as much new memory, which the system clears
-//! first. What is used once is better turned on the way: a few panels at a time, into a buffer that an L2 cache holds, where the product
-//! finds them as if they had been packed. So the bits are those of packed weights.
+//! first. What is used once is better turned on the way: a few panels at a time, into a buffer that an L2 cache holds up to some thousand
+//! inputs, where the product finds them as if they had been packed. So the bits are those of packed weights.
 
 use super::panels::{Panels, RowMajor, Storage, Turn};
 use super::product::Block;
 use crate::simd::{Isa, LANES};
 use std::cell::Cell;
 
-/// Floats that are turned at a time, about: few enough that most of a short run's time is not spent on new memory.
+/// Floats that are turned at a time, about. The buffers are new memory in a one-shot run, where each 4 KB cost more than a microsecond.
 const GROUP_FLOATS: usize = 32 << 10;
 
 thread_local! {
@@ -21,7 +21,8 @@ thread_local! {
 pub(super) fn run(isa: Isa, part: Block<'_>, rows: &dyn RowMajor, row_blocks: usize) {
     let k = part.p.w.k;
     let panel = LANES * k;
-    let together = (GROUP_FLOATS / panel).clamp(2, 4); // the widest tiles of a product
+    // As wide as tiles of one row are, or of more.
+    let together = if 4 * panel <= GROUP_FLOATS { 4 } else { 2 };
     let [mut stored, mut packed] = BUFFERS.take();
     if packed.len() < together * panel {
         packed = vec![0.0; together * panel];

@@ -64,8 +64,8 @@ pub enum Storage<'a> {
 
 /// A matrix [n, k] of f32, row-major, of whole panels, that lies somewhere else.
 pub trait RowMajor: Sync + std::fmt::Debug {
-    /// So many of its floats, where they lie or in `buffer`: whole panels from the first on, at least one; fewer than asked for where
-    /// others lie elsewhere.
+    /// So many of its floats, where they lie or in `buffer`: whole panels from the first on, at least one, fewer than asked for where
+    /// others lie elsewhere. Products panic where it gives none, or parts of panels.
     fn read<'b>(&'b self, floats: Range<usize>, buffer: &'b mut Vec<f32>) -> &'b [f32];
 }
 
@@ -97,7 +97,13 @@ impl<'a> Panels<'a> {
             Storage::F16(w) => (w.len(), Self::len(n, k)),
             Storage::I16(w) => (w.len(), Self::len(n, k)),
             Storage::Int8(w, _) => (w.len(), n.div_ceil(LANES) * int8::panel_bytes(k)),
-            Storage::Rows(_) => (n * k, if k == 0 { 1 } else { Self::len(n, k) }),
+            Storage::Rows(_) => {
+                assert!(
+                    k > 0 && n.is_multiple_of(LANES),
+                    "rows of a matrix [{n}, {k}]: whole panels of one input or more"
+                );
+                (n * k, Self::len(n, k))
+            }
         };
         assert_eq!(len, expected, "weights of a matrix [{n}, {k}]");
         Panels { n, k, data }

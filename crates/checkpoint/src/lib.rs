@@ -37,6 +37,7 @@ mod safetensors;
 mod shards;
 mod tensors;
 
+pub use bytes::file_beside;
 pub use checkpoint::Checkpoint;
 pub use config::{Activation, Architecture, Config, ModelType};
 pub use error::Error;

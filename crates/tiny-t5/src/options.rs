@@ -44,9 +44,9 @@ pub struct Load {
     /// disk as the weights, an entry is made anew where the checkpoint changed, and the folder may be emptied at any time. Who may
     /// write there decides what the model computes, as with the checkpoint itself. Models from memory are not kept.
     pub cache: Option<PathBuf>,
-    /// Read weight files and cache entries into memory instead of mapping them. A mapped file must not be shortened or rewritten
-    /// while the model lives (renaming another into its place is fine): the system kills a process that reads behind a mapped
-    /// file's new end (SIGBUS on Unix). Reading costs the time of a copy, and memory of the files' size while they load; the
+    /// Read weight files and cache entries into memory instead of mapping them, and the tokenizer's. A mapped file must not be shortened or
+    /// rewritten while the model lives, the tokenizer's while it is opened (renaming another into its place is fine): the system kills a
+    /// process that reads behind a mapped file's new end (SIGBUS on Unix). Reading costs the time of a copy, and memory of the files' size while they load; the
     /// embedding stays in memory of the process.
     pub no_mmap: bool,
     /// Do not pack f32 weights that a source passes through once, of the encoder and of the keys and values of cross attention, but read

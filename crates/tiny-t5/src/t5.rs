@@ -14,7 +14,7 @@ use crate::tokenizer::{Hint, Tokenizer};
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
-use tiny_t5_checkpoint::{Checkpoint, Config, names};
+use tiny_t5_checkpoint::{Checkpoint, Config, file_beside, names};
 use tiny_t5_kernels::{Isa, Team};
 
 /// Tokens that a source may have where [`Load::max_source_tokens`] does not say.
@@ -168,9 +168,10 @@ impl T5 {
         let checkpoint = if load.no_mmap { Checkpoint::read(&folder)? } else { Checkpoint::open(&folder)? };
         let config = checkpoint.config();
         let (class, vocab_size) = (config.tokenizer_class.clone(), config.vocab_size);
+        let mapped = !load.no_mmap;
         let open_tokenizer = move || {
             let hint = Hint { tokenizer_class: class.as_deref(), vocab_size };
-            Ok(Tokenizer::open(&folder, hint)?)
+            Ok(Tokenizer::open_with(&folder, hint, |path| file_beside(path, mapped))?)
         };
         T5::assemble(Box::new(|_| Ok(checkpoint)), load, start, Box::new(open_tokenizer))
     }

@@ -18,7 +18,7 @@ pub(super) const MARK: &str = "tiny-t5: read ahead";
 /// `json` without the vocabulary, and the vocabulary.
 pub(super) fn ahead(json: &[u8]) -> Option<(Vec<u8>, Vocab)> {
     let start = find_key(json)? + KEY.len();
-    let (vocab, range) = Scan { json, at: start, quick: serde_json_is_quick() }.vocab()?;
+    let (vocab, range) = Scan { json, at: start, number_of: serde_jsons_way() }.vocab()?;
     if json.len() - range.len() > MAX_REST {
         return None;
     }
@@ -45,7 +45,7 @@ fn find_key(json: &[u8]) -> Option<usize> {
 struct Scan<'a> {
     json: &'a [u8],
     at: usize,
-    quick: bool,
+    number_of: fn(&[u8]) -> Option<f64>,
 }
 
 impl<'a> Scan<'a> {
@@ -143,8 +143,7 @@ impl<'a> Scan<'a> {
         let length = rest.iter().take_while(|b| is_part(b)).count();
         self.at += length;
         let text = &rest[..length];
-        let quick = if self.quick { quick_number(text) } else { None };
-        quick.or_else(|| serde_json::from_slice(text).ok())
+        (self.number_of)(text).or_else(|| serde_json::from_slice(text).ok())
     }
 }
 
@@ -181,14 +180,18 @@ fn quick_number(text: &[u8]) -> Option<f64> {
 const POWERS: [f64; 18] =
     [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17];
 
-/// Whether serde_json was built to read numbers as `quick_number` does: the program that links us
-/// may have turned `float_roundtrip` on. Of these numbers, 17 digits long, both ways of rounding
-/// differ.
-fn serde_json_is_quick() -> bool {
-    PROBES.iter().all(|text| {
-        let theirs: Option<f64> = serde_json::from_str(text).ok();
-        theirs.is_some() && theirs == quick_number(text.as_bytes())
-    })
+/// The same numbers as serde_json reads them with `float_roundtrip`: the nearest one.
+fn nearest_number(text: &[u8]) -> Option<f64> {
+    quick_number(text)?; // written so
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// How serde_json was built to read such numbers: this workspace turns `float_roundtrip` on, a program that links us need not. Of the
+/// probes, 17 digits long, both ways of rounding differ.
+fn serde_jsons_way() -> fn(&[u8]) -> Option<f64> {
+    let theirs = |text: &&str| serde_json::from_str::<f64>(text).ok();
+    let is_theirs = |way: &fn(&[u8]) -> Option<f64>| PROBES.iter().all(|text| way(text.as_bytes()) == theirs(text));
+    [quick_number as fn(&[u8]) -> _, nearest_number].into_iter().find(is_theirs).unwrap_or(|_| None)
 }
 
 const PROBES: [&str; 4] = ["-4.7352594099575458", "1.2987806808863543", "-6.2669656830100237", "7.1003532619084188"];
@@ -199,7 +202,7 @@ mod tests {
 
     #[test]
     fn numbers_are_serde_jsons() {
-        let quick = serde_json_is_quick();
+        let way = serde_jsons_way();
         let mut state = 1u64;
         for round in 0..200_000u64 {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(round | 1);
@@ -210,11 +213,7 @@ mod tests {
                 continue;
             }
             let theirs: f64 = serde_json::from_str(&text).unwrap();
-            let correct: f64 = text.parse().unwrap();
-            match quick {
-                true => assert_eq!(quick_number(text.as_bytes()), Some(theirs), "{text}"),
-                false => assert_eq!(theirs, correct, "{text}"),
-            }
+            assert_eq!(way(text.as_bytes()), Some(theirs), "{text}");
         }
         for text in [
             "0",
@@ -232,7 +231,7 @@ mod tests {
             "1.2.3",
             "+1.0",
         ] {
-            assert_eq!(quick_number(text.as_bytes()), None, "{text}");
+            assert_eq!([quick_number, nearest_number].map(|way| way(text.as_bytes())), [None; 2], "{text}");
         }
         // Both ways differ here, so that the probes tell them apart.
         for text in PROBES {

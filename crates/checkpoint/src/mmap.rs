@@ -15,10 +15,9 @@ pub(crate) struct Map {
 
 impl Map {
     pub(crate) fn new(file: File) -> io::Result<Map> {
-        // SAFETY: the mapping is read-only and lives in `self`, so every borrow of it ends before it is unmapped. That
-        // nobody shortens or rewrites the file while it is mapped is what the caller of `Checkpoint::open` guarantees:
-        // its docs say so. Rust cannot enforce it; writers that rename a finished file into place (safetensors,
-        // huggingface_hub) keep the guarantee, since the mapped inode stays as it was.
+        // SAFETY: read-only and owned by `self`, so borrows end before it is unmapped. That nobody shortens or rewrites the file meanwhile
+        // is what callers of `Checkpoint::open` and `file_beside` guarantee, as their docs ask; Rust cannot enforce it. Writers that rename
+        // a finished file into place (safetensors, huggingface_hub) keep the guarantee, since the mapped inode stays as it was.
         let map = unsafe { memmap2::Mmap::map(&file) }?;
         Ok(Map { map, file })
     }

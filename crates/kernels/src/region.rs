@@ -104,10 +104,9 @@ impl Shared {
             let job = self.job.load(Ordering::Acquire).cast::<&Job<'_>>();
             let finished = Finished(self, chunks.len());
             for chunk in chunks {
-                // SAFETY: `job` points to the `&Job` on the stack of `Team::run`, which does not return before `done`
-                // counts every chunk of its epoch; these claimed chunks are counted only when `finished` drops. The pointer
-                // is of the claimed epoch: it was stored before the word that the claim read, and the next epoch begins
-                // after these chunks are done.
+                // SAFETY: `job` points to the `&Job` on the stack of `Team::run`, which does not return before `done` counts every chunk of
+                // its epoch: these, when `finished` drops. The pointer is of the claimed epoch: it was stored before the word that the
+                // claim read, and the next epoch begins after these chunks are done.
                 unsafe { (*job)(worker, chunk) };
             }
             drop(finished);

@@ -46,8 +46,8 @@ pub struct Load {
     pub cache: Option<PathBuf>,
     /// Read weight files and cache entries into memory instead of mapping them, and the tokenizer's. A mapped file must not be shortened or
     /// rewritten while the model lives, the tokenizer's while it is opened (renaming another into its place is fine): the system kills a
-    /// process that reads behind a mapped file's new end (SIGBUS on Unix). Reading costs the time of a copy, and memory of the files' size while they load; the
-    /// embedding stays in memory of the process.
+    /// process that reads behind a mapped file's new end (SIGBUS on Unix). Reading costs the time of a copy, and memory of the files' size
+    /// while they load; the embedding stays in memory of the process.
     pub no_mmap: bool,
     /// Do not pack f32 weights that a source passes through once, of the encoder and of the keys and values of cross attention, but read
     /// them where they lie in the checkpoint: for a program that answers once and ends. Answers are the same to the bit, and an encoder

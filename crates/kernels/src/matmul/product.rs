@@ -424,10 +424,11 @@ impl At<'_> {
         let At { row, m: rows, panel, from, to, waiting, ahead } = self;
         let k = b.p.w.k;
         let mut sums = [[s.splat(0.0); P]; M];
-        // SAFETY: the caller vouches for the rows and panels, `matmul` for the slices that hold them. Tiles of interleaved inputs begin
-        // with a group of `TOGETHER` rows (asserted in `block`) and compute rows that are not there only at the end, which
-        // whole groups of `inputs::ROWS` fill up. A waiting row has room for the widest tile that waits, WIDEST panels, there are as many as
-        // a tile has rows, and they were written by the block of inputs before this one.
+        // Tiles of interleaved inputs begin with a group of `TOGETHER` rows (asserted in `block`) and compute rows that are not there only
+        // at the end, which whole groups of `inputs::ROWS` fill up.
+        // SAFETY: the caller vouches for the rows and panels, `matmul` for the slices that hold them, and for rows that are not there as
+        // above. A waiting row has room for the widest tile that waits, WIDEST panels, there are as many as a tile has rows, and they were
+        // written by the block of inputs before this one.
         unsafe {
             if from > 0 {
                 unrolled!(M, m => {

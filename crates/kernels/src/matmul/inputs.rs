@@ -14,7 +14,7 @@ use crate::region::Team;
 use crate::simd::{Isa, Kernel, LANES, Simd};
 
 /// Rows are dealt out in multiples of it: whole tiles on every instruction set.
-pub(super) const ROWS: usize = 12;
+pub(crate) const ROWS: usize = 12;
 /// Floats from which several threads lay them out.
 const PARALLEL: usize = 32 * 1024;
 
@@ -39,7 +39,7 @@ impl Rows {
     /// # Safety
     /// They are there, and `row` is the first of a group.
     #[inline(always)]
-    pub(super) unsafe fn interleaved<S: Simd>(at: *const f32, k: usize, row: usize, from: usize) -> Rows {
+    pub(crate) unsafe fn interleaved<S: Simd>(at: *const f32, k: usize, row: usize, from: usize) -> Rows {
         debug_assert!(row.is_multiple_of(S::TOGETHER));
         // SAFETY: as the caller's.
         let at = unsafe { at.add(row * k + from * S::TOGETHER) };
@@ -74,15 +74,16 @@ pub(super) fn interleave(isa: Isa, team: &Team, a: &[f32], (m, lda): (usize, usi
     }
 }
 
-struct Interleave<'a> {
-    a: &'a [f32],
-    lda: usize,
+/// Some groups of rows.
+pub(crate) struct Interleave<'a> {
+    pub(crate) a: &'a [f32],
+    pub(crate) lda: usize,
     /// The first row of `out`.
-    first: usize,
+    pub(crate) first: usize,
     /// The last row that there is.
-    last: usize,
-    k: usize,
-    out: &'a mut [f32],
+    pub(crate) last: usize,
+    pub(crate) k: usize,
+    pub(crate) out: &'a mut [f32],
 }
 
 impl Kernel for Interleave<'_> {

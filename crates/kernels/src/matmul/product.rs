@@ -369,7 +369,7 @@ fn block<S: Simd, W: Weight>(s: S, b: &Block<'_>, w: &[W]) {
 /// Rows of the next tile. A last tile of few rows would have too few chains to keep the multipliers busy: it gets some of those of the
 /// tile before it. Of 8 and 8 rows instead of 12 and 4 products of 16 rows run at 93 % of the FMA peak instead of 88, of 64 rows at 96
 /// instead of 95 (1,024 outputs of 256 inputs, AVX-512, Zen 5).
-fn height<S: Simd>(tallest: usize, left: usize) -> usize {
+pub(crate) fn height<S: Simd>(tallest: usize, left: usize) -> usize {
     let over = left.saturating_sub(tallest);
     let shared = over > 0 && 3 * over <= tallest;
     let rows = if shared { left.div_ceil(2) } else { tallest };

@@ -39,28 +39,25 @@ pub(crate) struct Feed {
     pub(crate) rows: Range<usize>,
 }
 
+/// Makes room for the cross-attention's keys and values of sources.
+pub(crate) fn receive(model: &Model, state: &mut DecoderState, decoder: &Stack, sources: &[&[u32]]) {
+    KvCache::reset_all(&mut state.sources, model.cache_shape(decoder), sources.iter().map(|source| source.len()));
+}
+
 /// Computes the cross-attention's keys and values of sources: once for each, whatever is generated from it.
 ///
-/// `hidden` is the encoder's output for the sources of `group`, one behind the other; they go to their places of `state.sources`, which
-/// the first group makes room in for all.
-#[allow(clippy::too_many_arguments)]
+/// `hidden` is the encoder's output for the sources, one behind the other; the caches are theirs, see [`receive`].
 pub(crate) fn attend_to(
     model: &Model,
     exec: Exec<'_>,
-    scratch: &mut Vec<Scratch>,
-    state: &mut DecoderState,
+    scratch: &mut Scratch,
+    caches: &mut [KvCache],
     decoder: &Stack,
     hidden: &[f32],
     sources: &[&[u32]],
-    group: Range<usize>,
 ) {
     let inner = model.shape.heads.width();
-    if group.start == 0 {
-        KvCache::reset_all(&mut state.sources, model.cache_shape(decoder), sources.iter().map(|source| source.len()));
-    }
-    let (caches, sources) = (&mut state.sources[group.clone()], &sources[group]);
     let rows: usize = sources.iter().map(|source| source.len()).sum();
-    let scratch = &mut Scratch::for_team(scratch, exec.team)[0];
     for (i, block) in decoder.blocks.iter().enumerate() {
         let Some(cross) = &block.cross else { continue };
         let kv = room(&mut scratch.projected, rows * 2 * inner);

@@ -13,9 +13,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use tiny_t5_kernels::Team;
 
-/// Tokens whose hidden states are computed together: their buffers stay in the cache.
-const BATCH_TOKENS: usize = 256;
-
 /// The place of one call at a time.
 #[derive(Default)]
 pub(crate) struct Desk {
@@ -209,20 +206,6 @@ impl Desk {
     }
 }
 
-/// Sources in their order, those together whose hidden states stay in the cache.
-pub(crate) fn batches<'a, 'b>(mut rest: &'a [&'b [u32]]) -> impl Iterator<Item = &'a [&'b [u32]]> {
-    std::iter::from_fn(move || {
-        let mut tokens = 0;
-        let fits = rest.iter().take_while(|ids| {
-            tokens += ids.len();
-            tokens <= BATCH_TOKENS
-        });
-        let (batch, after) = rest.split_at(fits.count().max(1).min(rest.len()));
-        rest = after;
-        (!batch.is_empty()).then_some(batch)
-    })
-}
-
 /// Encodes sources; `each` gets the hidden states [d_model] of one after the other, and how many these are.
 pub(crate) fn encode_each(
     t5: &T5,
@@ -232,7 +215,8 @@ pub(crate) fn encode_each(
     mut each: impl FnMut(&mut dyn Iterator<Item = &[f32]>, usize),
 ) {
     let (model, d_model) = (t5.model(), t5.config().d_model);
-    for batch in batches(sources) {
+    for batch in encoder::groups(sources, encoder::BATCH_TOKENS * exec.team.threads()) {
+        let batch = &sources[batch];
         encoder::encode(model, exec, &mut state.scratch, &mut state.encoder, batch);
         let mut rows = state.encoder.hidden.chunks_exact(model.shape.stride()).map(|row| &row[..d_model]);
         batch.iter().for_each(|ids| each(&mut rows.by_ref().take(ids.len()), ids.len()));

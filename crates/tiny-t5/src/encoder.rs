@@ -4,6 +4,8 @@
 //! all keys to the next: a block is one region, and what a row becomes on its way stays in the caches of one core. Queries,
 //! keys and values have two buffers, in turn: while some threads still look at those of one block, others write the next
 //! block's. Where rows are too few for all threads, these share every product instead.
+//!
+//! Of many sources, threads take some through all blocks each, and do not meet at all ([`encode_apart`]).
 
 use crate::model::Model;
 use crate::stack::{BiasTables, Block, Exec, Scratch, room};
@@ -15,9 +17,26 @@ const CHUNK_ROWS: usize = 32;
 /// Most chunks of a pass.
 const MOST_CHUNKS: usize = 64;
 
+/// Tokens of sources that all threads encode together, at most if they are several: their buffers stay in the cache.
+pub(crate) const BATCH_TOKENS: usize = 256;
+/// Tokens of sources that a thread takes through all blocks, at most if they are several: what they become stays in its caches.
+const GROUP_TOKENS: usize = 128;
+/// Most groups of sources, and most threads that take them.
+const MOST_GROUPS: usize = 64;
+
 /// Buffers of the encoder, kept from call to call.
 #[derive(Debug, Default)]
 pub(crate) struct EncoderState {
+    together: Buffers,
+    /// Of a thread that takes groups of sources.
+    apart: Vec<Buffers>,
+    /// The hidden states of the last [`encode`]: [all positions of all sources, padded(d_model)].
+    pub(crate) hidden: Vec<f32>,
+}
+
+/// Buffers of sources that are encoded together.
+#[derive(Debug, Default)]
+struct Buffers {
     bias: BiasTables,
     /// The residual stream [all positions of all sources, padded(d_model)].
     x: Vec<f32>,
@@ -26,8 +45,8 @@ pub(crate) struct EncoderState {
     sources: Vec<Span>,
     pieces: Vec<Piece>,
     chunks: Vec<Chunk>,
-    /// The hidden states of the last call: [all positions of all sources, padded(d_model)].
-    pub(crate) hidden: Vec<f32>,
+    /// The hidden states of a group.
+    hidden: Vec<f32>,
 }
 
 /// What the attention of a block looks at.
@@ -72,21 +91,113 @@ pub(crate) fn encode(
     state: &mut EncoderState,
     sources: &[&[u32]],
 ) {
+    let (stride, mut hidden) = (model.shape.stride(), std::mem::take(&mut state.hidden));
+    let mut left = room(&mut hidden, tokens(sources) * stride);
+    let own = |group: Range<usize>| first(&mut left, tokens(&sources[group]) * stride);
+    let copy =
+        |_: Exec<'_>, _: &mut Scratch, own: &mut &mut [f32], _: &[&[u32]], hidden: &[f32]| own.copy_from_slice(hidden);
+    if !encode_apart(model, exec, scratch, state, sources, own, copy) {
+        let scratch = Scratch::for_team(scratch, exec.team);
+        encode_together(model, exec, scratch, &mut state.together, sources, &mut hidden);
+    }
+    state.hidden = hidden;
+}
+
+/// Where sources are so many that none of the threads has to wait long for the others: each takes groups of whole sources through all
+/// blocks, and `then` gets a group with its hidden states and what `part` made of it, in the order of the sources. Otherwise
+/// nothing is done.
+///
+/// On two threads of a Zen 4 32 sources of 64 tokens take 5 % less time so than in chunks of rows that meet in each block.
+pub(crate) fn encode_apart<P: Send>(
+    model: &Model,
+    exec: Exec<'_>,
+    scratch: &mut Vec<Scratch>,
+    state: &mut EncoderState,
+    sources: &[&[u32]],
+    mut part: impl FnMut(Range<usize>) -> P,
+    then: impl Fn(Exec<'_>, &mut Scratch, &mut P, &[&[u32]], &[f32]) + Sync,
+) -> bool {
+    let threads = exec.team.threads();
+    let Some(limit) = [GROUP_TOKENS, GROUP_TOKENS / 2].into_iter().find(|limit| is_even(sources, *limit, threads))
+    else {
+        return false;
+    };
+    let mut groups = groups(sources, limit).map(|group| (part(group.clone()), group));
+    let mut parts: [_; MOST_GROUPS] = std::array::from_fn(|_| groups.next());
+    let count = parts.iter().flatten().count();
+    if state.apart.len() < threads {
+        state.apart.resize_with(threads, Buffers::default);
+    }
+    let mut workers = Scratch::for_team(scratch, exec.team).iter_mut().zip(&mut state.apart);
+    let mut workers: [_; MOST_GROUPS] = std::array::from_fn(|_| workers.next());
+    let alone = Team::alone();
+    let inside = Exec { team: &alone, ..exec };
+    exec.team.run_parts(&mut workers[..threads], &mut parts[..count], |worker, part| {
+        let (Some((scratch, buffers)), Some((part, group))) = (worker, part) else { return };
+        let (sources, mut hidden) = (&sources[group.clone()], std::mem::take(&mut buffers.hidden));
+        let rows = tokens(sources) * model.shape.stride();
+        encode_together(model, inside, std::slice::from_mut(scratch), buffers, sources, room(&mut hidden, rows));
+        then(inside, scratch, part, sources, &hidden[..rows]);
+        buffers.hidden = hidden;
+    });
+    true
+}
+
+fn tokens(sources: &[&[u32]]) -> usize {
+    sources.iter().map(|source| source.len()).sum()
+}
+
+/// Sources in their order, those together that have so many tokens at most.
+pub(crate) fn groups(sources: &[&[u32]], limit: usize) -> impl Iterator<Item = Range<usize>> {
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        let mut tokens = 0;
+        let fits = sources[start..].iter().take_while(|source| {
+            tokens += source.len();
+            tokens <= limit
+        });
+        let group = start..sources.len().min(start + fits.count().max(1));
+        start = group.end;
+        (!group.is_empty()).then_some(group)
+    })
+}
+
+/// Whether groups of so many tokens are several, and threads that take them one by one all have about as much to do.
+fn is_even(sources: &[&[u32]], limit: usize, threads: usize) -> bool {
+    let (mut count, mut loads) = (0, [0; MOST_GROUPS]);
+    let Some(loads) = loads.get_mut(..threads) else { return false };
+    for group in groups(sources, limit) {
+        let least = loads.iter_mut().min().expect("a team has a thread");
+        *least += tokens(&sources[group]);
+        count += 1;
+    }
+    let most = loads.iter().max().expect("a team has a thread");
+    count > 1 && count <= MOST_GROUPS && most * threads * 16 <= tokens(sources) * 17
+}
+
+/// Encodes sources with all threads of the team, into `hidden`.
+fn encode_together(
+    model: &Model,
+    exec: Exec<'_>,
+    scratch: &mut [Scratch],
+    state: &mut Buffers,
+    sources: &[&[u32]],
+    hidden: &mut [f32],
+) {
     let (shape, stack) = (model.shape, &model.encoder);
     let (stride, width) = (shape.stride(), 3 * shape.heads.width());
     state.bias.cover(stack, shape, true, sources.iter().map(|s| s.len()).max().unwrap_or(1));
     let panel = KeyLayout::by_position(shape.kernel_heads()).panel;
     state.lay_out(sources, panel, exec.team.threads());
-    let EncoderState { bias, x, projected, sources: spans, pieces, chunks, hidden } = state;
+    let Buffers { bias, x, projected, sources: spans, pieces, chunks, .. } = state;
     let rows = spans.last().map_or(0, |span| span.rows.end);
-    let (x, hidden) = (room(x, rows * stride), room(hidden, rows * stride));
+    let (x, hidden) = (room(x, rows * stride), &mut hidden[..rows * stride]);
     for Projected { qkv, keys } in &mut *projected {
         room(qkv, rows * width);
         room(keys, spans.last().map_or(0, |span| span.keys.end));
     }
     let [mut seen, mut next] = projected.each_mut();
 
-    let scratch = Scratch::for_team(scratch, exec.team);
     // One chunk has all threads inside, of several each has one.
     let alone = Team::alone();
     let inside = if chunks.len() > 1 { Exec { team: &alone, ..exec } } else { exec };
@@ -206,11 +317,11 @@ impl Pass<'_> {
     }
 }
 
-impl EncoderState {
+impl Buffers {
     /// Says where sources lie, and cuts their rows into chunks for `threads` threads; `panel` floats hold the keys of 16
     /// positions.
     fn lay_out(&mut self, sources: &[&[u32]], panel: usize, threads: usize) {
-        let EncoderState { sources: spans, pieces, chunks, .. } = self;
+        let Buffers { sources: spans, pieces, chunks, .. } = self;
         let total: usize = sources.iter().map(|source| source.len()).sum();
         let count = if total >= threads * CHUNK_ROWS { threads.min(MOST_CHUNKS) } else { 1 };
         spans.clear();
@@ -242,6 +353,37 @@ impl EncoderState {
 mod tests {
     use super::*;
 
+    /// Groups are all sources in their order, of so many tokens or of one source; they are taken apart where they are several, and even.
+    #[test]
+    fn groups_are_all_sources_and_are_taken_apart_where_they_are_even() {
+        let ids = vec![0; 4096];
+        for lengths in [&[][..], &[64; 32], &[1; 300], &[128, 1, 128], &[4096, 1, 1], &[65; 3], &[127, 2, 127, 2]] {
+            let sources: Vec<&[u32]> = lengths.iter().map(|len| &ids[..*len]).collect();
+            let mut end = 0;
+            for group in groups(&sources, 128) {
+                assert_eq!(group.start, end);
+                assert!(group.len() == 1 || tokens(&sources[group.clone()]) <= 128);
+                end = group.end;
+            }
+            assert_eq!(end, lengths.len());
+        }
+        for (lengths, threads, even) in [
+            (&[64; 32][..], 1, true),
+            (&[64; 32], 2, true),
+            (&[64; 32], 16, true),
+            (&[64; 32], 20, false), // some would have twice as much to do as others
+            (&[64; 4], 2, true),
+            (&[64; 3], 2, false),
+            (&[64; 2], 1, false), // one group
+            (&[300, 10, 290], 2, true),
+            (&[2000; 65], 1, false), // too many groups
+            (&[64; 32], 65, false),  // and threads
+        ] {
+            let sources: Vec<&[u32]> = lengths.iter().map(|len| &ids[..*len]).collect();
+            assert_eq!(is_even(&sources, 128, threads), even, "{} sources, {threads} threads", lengths.len());
+        }
+    }
+
     /// Every row is in one piece of one chunk, pieces begin with a panel of keys, and chunks are as many as threads at most, and
     /// about as long.
     #[test]
@@ -250,10 +392,10 @@ mod tests {
             for lengths in [&[1][..], &[31], &[64], &[100], &[128; 2], &[1; 300], &[5, 77, 16, 15, 17, 300], &[4096]] {
                 let ids = vec![0; 4096];
                 let sources: Vec<&[u32]> = lengths.iter().map(|len| &ids[..*len]).collect();
-                let mut state = EncoderState::default();
+                let mut state = Buffers::default();
                 state.lay_out(&sources, 3, threads);
                 let total: usize = lengths.iter().sum();
-                let EncoderState { sources: spans, pieces, chunks, .. } = state;
+                let Buffers { sources: spans, pieces, chunks, .. } = state;
                 assert!(chunks.len() <= threads.min(MOST_CHUNKS));
                 let (mut row, mut key, mut piece) = (0, 0, 0);
                 for chunk in &chunks {

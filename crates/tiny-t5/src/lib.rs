@@ -120,6 +120,7 @@ mod relative_bias;
 mod score;
 mod sentence;
 mod session;
+mod sources;
 mod stack;
 mod stream;
 mod t5;

@@ -28,6 +28,7 @@ use crate::embed::Encoding;
 use crate::error::{Error, Result};
 use crate::kv_cache::KvCache;
 use crate::score::Logits;
+use crate::stack::Scratch;
 use crate::t5::T5;
 use tiny_t5_kernels::padded;
 
@@ -74,7 +75,9 @@ impl T5 {
         }
         Ok(self.with_state(|exec, state| {
             let decoding = &mut state.decoder;
-            decoder::attend_to(model, exec, &mut state.scratch, decoding, decoder, &rows, &[input_ids], 0..1);
+            decoder::receive(model, decoding, decoder, &[input_ids]);
+            let scratch = &mut Scratch::for_team(&mut state.scratch, exec.team)[0];
+            decoder::attend_to(model, exec, scratch, &mut decoding.sources[..1], decoder, &rows, &[input_ids]);
             decoder::begin(model, decoding, decoder, 1, CHUNK);
             let (source, cache) = (std::mem::take(&mut decoding.sources[0]), std::mem::take(&mut decoding.caches[0]));
             Decoder { t5: self.clone(), sources: vec![source], caches: vec![cache], hidden: Vec::new() }

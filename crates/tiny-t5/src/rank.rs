@@ -8,10 +8,11 @@
 //! arXiv:2003.06713.
 
 use crate::decoder::{self, Feed};
-use crate::desk::{Desk, batches};
-use crate::encoder;
+use crate::desk::Desk;
+use crate::encoder::{BATCH_TOKENS, groups};
 use crate::error::{Error, Result};
 use crate::generate::State;
+use crate::sources;
 use crate::t5::{Source, T5};
 
 impl T5 {
@@ -52,13 +53,13 @@ impl T5 {
         desk.with_kept_ids(sources, ids_into, |desk, ids| {
             desk.run(self, |exec, state| {
                 let State { scratch, encoder, decoder: decoding, feeds, ids: starts, vector, .. } = state;
-                for batch in batches(ids) {
+                for batch in groups(ids, BATCH_TOKENS) {
+                    let batch = &ids[batch];
                     feeds.clear();
                     feeds.extend((0..batch.len()).map(|i| Feed { cache: i, source: i, rows: i..i + 1 }));
                     starts.clear();
                     starts.resize(batch.len(), start);
-                    encoder::encode(model, exec, scratch, encoder, batch);
-                    decoder::attend_to(model, exec, scratch, decoding, decoder, &encoder.hidden, batch, 0..batch.len());
+                    sources::attend_to(model, exec, scratch, (encoder, decoding), decoder, batch);
                     decoder::begin(model, decoding, decoder, batch.len(), 1);
                     decoder::decode(model, exec, scratch, decoding, (decoder, &model.packed), feeds, starts);
                     for hidden in decoding.hidden.chunks_exact(model.shape.stride()).take(batch.len()) {

@@ -586,8 +586,7 @@ impl T5 {
         const CHUNK: usize = 64;
         let model = self.model();
         let State { scratch, encoder, decoder: decoding, .. } = state;
-        crate::encoder::encode(model, exec, scratch, encoder, &[source]);
-        crate::decoder::attend_to(model, exec, scratch, decoding, decoder, &encoder.hidden, &[source], 0..1);
+        crate::sources::attend_to(model, exec, scratch, (encoder, decoding), decoder, &[source]);
         crate::decoder::begin(model, decoding, decoder, 1, decoder_ids.len());
         for ids in decoder_ids.chunks(CHUNK) {
             let feed = crate::decoder::Feed { cache: 0, source: 0, rows: 0..ids.len() };

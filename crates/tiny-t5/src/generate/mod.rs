@@ -22,11 +22,12 @@ pub use processors::Context;
 pub(crate) use settings::{Settings, eos};
 
 use crate::decoder::{self, DecoderState, Feed};
-use crate::encoder::{self, EncoderState};
+use crate::encoder::EncoderState;
 use crate::error::Result;
 use crate::lm_head::{Choice, LmHead, Scores, Wanted};
 use crate::model::Model;
 use crate::options::{Dtype, Speculation};
+use crate::sources;
 use crate::stack::{Exec, Scratch, Stack};
 use crate::weights::Packed;
 use pace::Pace;
@@ -42,8 +43,6 @@ pub(crate) const RESERVE: usize = 512;
 const MAX_ROWS: usize = 64;
 /// Source tokens of sequences that are decoded together: what their keys and values may take.
 const MAX_TOKENS: usize = 4096;
-/// Source tokens that are encoded together: their buffers stay in the cache.
-const ENCODE_TOKENS: usize = 256;
 
 /// Why a sequence ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -358,22 +357,9 @@ impl<'a> Search<'a> {
     /// Encodes the sources and puts their cross-attention in place.
     fn attend_to(&mut self, sources: &[&[u32]]) {
         let State { scratch, encoder, decoder, .. } = &mut *self.state;
-        let mut first = 0;
-        while first < sources.len() {
-            let mut tokens = 0;
-            let fits = sources[first..].iter().take_while(|source| {
-                tokens += source.len();
-                tokens <= ENCODE_TOKENS
-            });
-            let group = first..first + fits.count().max(1);
-            first = group.end;
-            let start = Instant::now();
-            encoder::encode(self.model, self.exec, scratch, encoder, &sources[group.clone()]);
-            let encoded = ms(start);
-            decoder::attend_to(self.model, self.exec, scratch, decoder, self.decoder, &encoder.hidden, sources, group);
-            self.timings.encode_ms += encoded;
-            self.timings.cross_ms += ms(start) - encoded;
-        }
+        let spent = sources::attend_to(self.model, self.exec, scratch, (encoder, decoder), self.decoder, sources);
+        self.timings.encode_ms += spent.encoder.as_secs_f64() * 1e3;
+        self.timings.cross_ms += spent.cross.as_secs_f64() * 1e3;
     }
 
     /// Begins sequences, each with its cache and its source: all of the prompt but its last id is decoded.

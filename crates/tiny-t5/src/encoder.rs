@@ -107,7 +107,8 @@ pub(crate) fn encode(
 /// blocks, and `then` gets a group with its hidden states and what `part` made of it, in the order of the sources. Otherwise
 /// nothing is done.
 ///
-/// On two threads of a Zen 4 32 sources of 64 tokens take 5 % less time so than in chunks of rows that meet in each block.
+/// E (32 sources of 64 tokens, and 32 steps) on two threads of a Zen 4, beside chunks of rows that meet in each block, medians in turn:
+/// 181.4 to 173.6 ms, 186.6 to 182.7.
 pub(crate) fn encode_apart<P: Send>(
     model: &Model,
     exec: Exec<'_>,

@@ -242,7 +242,7 @@ fn answers_of_a_wide_batch_on_every_isa_and_thread_count_are_the_same_bits() {
 }
 
 /// 75 sequences are more than one group of 64, and their 4,600 tokens more than the 4,096 whose
-/// keys and values are held at a time; the encoder takes 256 of them together.
+/// keys and values are held at a time; the encoder takes 128 of them a thread, or 256 together.
 #[test]
 fn answers_of_a_batch_in_several_groups_equal_those_alone() {
     let t5 = open("goldens/v1_0-relu-tied");

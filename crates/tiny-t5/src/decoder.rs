@@ -1,5 +1,6 @@
 //! The decoder: new tokens of some sequences to their hidden states, over the KV cache.
 
+use crate::encoder::tokens;
 use crate::kv_cache::KvCache;
 use crate::model::Model;
 use crate::stack::{BiasTables, Exec, Scratch, Stack, room};
@@ -57,14 +58,14 @@ pub(crate) fn attend_to(
     sources: &[&[u32]],
 ) {
     let inner = model.shape.heads.width();
-    let rows: usize = sources.iter().map(|source| source.len()).sum();
+    let rows = tokens(sources);
     for (i, block) in decoder.blocks.iter().enumerate() {
         let Some(cross) = &block.cross else { continue };
         let kv = room(&mut scratch.projected, rows * 2 * inner);
         exec.product(hidden, rows, model.packed.panels(&cross.kv), Epilogue::Store, kv);
         let kv = &*kv;
         exec.team.chunks_mut(caches, 1, |source, caches| {
-            let first: usize = sources[..source].iter().map(|source| source.len()).sum();
+            let first = tokens(&sources[..source]);
             let rows = &kv[first * 2 * inner..][..sources[source].len() * 2 * inner];
             caches[0].append(exec.isa, i, rows, 2 * inner, 0);
         });

@@ -27,6 +27,7 @@ pub(crate) fn attend_to(
 ) -> Spent {
     let start = Instant::now();
     decoder::receive(model, decoding, decoder, sources);
+    let received = start.elapsed();
     let caches = &mut decoding.sources[..sources.len()];
 
     // Nanoseconds of all threads.
@@ -39,11 +40,12 @@ pub(crate) fn attend_to(
         cross.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
     };
     if encode_apart(model, exec, scratch, encoder, sources, own, then) {
-        let cross = Duration::from_nanos(cross.into_inner() / exec.team.threads() as u64);
+        // As if all threads had taken part for as long.
+        let cross = received + Duration::from_nanos(cross.into_inner() / exec.team.threads() as u64);
         return Spent { encoder: start.elapsed().saturating_sub(cross), cross };
     }
 
-    let mut spent = Spent::default();
+    let mut spent = Spent { cross: received, ..Spent::default() };
     for group in groups(sources, BATCH_TOKENS) {
         let (start, sources) = (Instant::now(), &sources[group.clone()]);
         encoder::encode(model, exec, scratch, encoder, sources);

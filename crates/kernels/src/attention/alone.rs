@@ -49,7 +49,8 @@ unsafe fn query<S: Simd, W: Weight, const M: usize, const P: usize>(
     let position = part.a.position + (row - part.a.rows.start);
     let len = if part.a.causal { position + 1 } else { part.a.keys.len };
     let stride = padded(len);
-    let scores = part.scratch(M * stride).as_mut_ptr();
+    part.make_room(M * stride);
+    let scores = part.scratch.as_mut_ptr();
     let at = At { row, position, head, len, scores, stride };
     let (panels, columns) = (stride / LANES, padded(part.d_kv) / LANES);
     // SAFETY: as the caller's; there are M rows of `stride` scores, and of each the softmax has one.
@@ -121,7 +122,7 @@ impl At {
     unsafe fn sums<S: Simd, W: Weight, const M: usize, const P: usize>(self, s: S, part: &Part<'_>, column: usize) {
         let (width, d_head) = (part.heads * padded(part.d_kv), padded(part.d_kv));
         let Keys { stored, value_head, value_stride, .. } = part.a.keys;
-        // SAFETY: `len` rows of values are there, each padded(d_kv) floats; so are M rows of scores, and of the output M heads.
+        // SAFETY: `len` rows of values are there, each padded(d_kv) numbers; so are M rows of scores, and of the output M heads.
         unsafe {
             let v = stored.pointers::<W>().1.add(self.head * value_head + column);
             let (x, w, zero) =

@@ -1,7 +1,7 @@
 //! Attention of the queries of one sequence over its keys and values: scores, softmax, weighted sum.
 //!
 //! ```text
-//! for a head, for a tile of queries; for a query alone, for some heads:
+//! for a head, all queries that see the same keys (`together`); for a query alone, some heads (`alone`):
 //!     scores[q][t] = bias[t - q] + sum over d of query[q][d] key[t][d]     a chain from the bias, d ascending
 //!     softmax over the keys that q may see
 //!     out[q][d]    = sum over t of scores[q][t] value[t][d]                a chain from zero, t ascending
@@ -15,6 +15,7 @@ mod alone;
 mod keys;
 mod together;
 
+use crate::matmul::INPUT_ROWS;
 use crate::region::Team;
 use crate::simd::{Isa, Kernel, LANES, Simd, padded};
 use half::f16;
@@ -56,8 +57,10 @@ pub struct Heads {
     pub d_kv: usize,
 }
 
-/// Queries that a chunk of the region computes.
+/// Queries that a chunk of the region computes, at most.
 const ROWS: usize = 48;
+/// Floats of scores of a chunk: of very many keys it has fewer queries, down to a tile of them.
+const SCORES: usize = ROWS * 2048;
 /// Heads that a query alone goes through at a time: one has too few sums at work to keep the multipliers busy.
 const SOME_HEADS: usize = 4;
 /// Multiply-adds from which a call is worth a region of several threads.
@@ -84,17 +87,20 @@ pub fn attention<'a>(
 ) {
     let Heads { heads, d_kv } = shape;
     let width = heads * padded(d_kv);
-    let (mut end, mut most, mut work) = (0, 0, 0);
+    assert!(d_kv > 0, "heads of no numbers");
+    let (mut end, mut most, mut work, mut longest) = (0, 0, 0, 1);
     for i in 0..count {
         let a = sequence(i);
         check(shape, &a, queries.len(), query_stride, out.len());
         assert!(a.rows.start >= end, "rows overlap");
         end = a.rows.end;
         most = most.max(a.rows.len());
+        longest = longest.max(a.keys.len);
         work += a.rows.len() * a.keys.len * width * 2;
     }
     let parallel = team.threads() > 1 && work >= PARALLEL;
-    let row_chunks = most.div_ceil(ROWS);
+    let each = (SCORES / longest).clamp(INPUT_ROWS, ROWS) / INPUT_ROWS * INPUT_ROWS;
+    let row_chunks = most.div_ceil(each);
     // Queries alone go through some heads at a time, but there are chunks for every thread.
     let together =
         if most > 1 || (parallel && count * heads < 2 * SOME_HEADS * team.threads()) { 1 } else { SOME_HEADS };
@@ -106,8 +112,8 @@ pub fn attention<'a>(
     let chunk = |scratch: &mut Vec<f32>, chunk: usize| {
         let (rows, part, i) = (chunk % row_chunks, chunk / row_chunks % parts, chunk / row_chunks / parts);
         let a = sequence(i);
-        let first = a.rows.start + rows * ROWS;
-        let rows = first..(first + ROWS).min(a.rows.end);
+        let first = a.rows.start + rows * each;
+        let rows = first..(first + each).min(a.rows.end);
         if rows.is_empty() {
             return; // others have more
         }
@@ -179,12 +185,11 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
-    /// Takes the scratch, with room for `len` floats at least.
-    fn scratch(&mut self, len: usize) -> &mut [f32] {
+    /// Gives the scratch `len` floats at least.
+    fn make_room(&mut self, len: usize) {
         if self.scratch.len() < len {
             self.scratch.resize(len, 0.0);
         }
-        self.scratch
     }
 }
 

@@ -21,6 +21,8 @@ use std::ops::Range;
 
 /// Keys of a block: theirs of a head, and their values, stay in the caches while all queries of a part pass.
 const KEYS: usize = 128;
+/// Queries of the lowest tile, but for the portable row's: one or two take as long, as each sum waits for itself.
+const LOWEST: usize = 4;
 
 /// All queries of a part.
 ///
@@ -30,17 +32,18 @@ const KEYS: usize = 128;
 pub(super) unsafe fn run<S: Simd, W: Weight>(s: S, mut part: Part<'_>) {
     let (rows, len, d_kv) = (part.rows.len(), part.a.keys.len, part.d_kv);
     let (lda, first) = (part.query_stride, part.rows.start * part.query_stride);
-    // Whole tiles: those that are filled up read copies of the last row, and write where nobody looks.
+    const { assert!(INPUT_ROWS.is_multiple_of(S::ROWS) && S::ROWS.is_multiple_of(S::TOGETHER)) };
+    // Whole tiles: those that are filled up read copies of the last query, and write where nobody looks.
     let room = rows.next_multiple_of(INPUT_ROWS);
     let stride = score_stride(len);
     let waiting = if len > KEYS { room * padded(d_kv) } else { 0 };
-    part.scratch(room * (stride + d_kv) + waiting);
+    part.make_room(room * (stride + d_kv) + waiting);
     let mut scratch = std::mem::take(part.scratch);
     let (scores, rest) = scratch.split_at_mut(room * stride);
     let (queries, waiting) = rest.split_at_mut(room * d_kv);
     for head in part.of.clone() {
         let a = &part.queries[first + head * padded(d_kv)..];
-        let out = &mut queries[..rows.next_multiple_of(S::TOGETHER) * d_kv];
+        let out = &mut queries[..rows.next_multiple_of(LOWEST) * d_kv];
         Interleave { a, lda, first: 0, last: rows - 1, k: d_kv, out }.run(s);
         for what in [What::Scores, What::Sums] {
             for from in (0..len).step_by(KEYS) {
@@ -100,10 +103,9 @@ impl Tiles<'_, '_> {
             unsafe {
                 match m {
                     _ if S::ROWS < 4 => self.tile::<S, W, 2, 1>(s, row, m, what),
-                    // One or two take as long as four: each sum waits for itself.
-                    1..=4 if S::PANELS < 2 => self.tile::<S, W, 4, 1>(s, row, m, what),
+                    1..=LOWEST if S::PANELS < 2 => self.tile::<S, W, 4, 1>(s, row, m, what),
                     _ if S::PANELS < 2 => self.tile::<S, W, 6, 1>(s, row, m, what),
-                    1..=4 => self.tile::<S, W, 4, 2>(s, row, m, what),
+                    1..=LOWEST => self.tile::<S, W, 4, 2>(s, row, m, what),
                     5..=8 => self.tile::<S, W, 8, 2>(s, row, m, what),
                     _ => self.tile::<S, W, 12, 2>(s, row, m, what),
                 }
@@ -127,6 +129,7 @@ impl Tiles<'_, '_> {
         if P != S::PANELS || M > S::ROWS {
             return; // never asked for; no code is made for it
         }
+        debug_assert!((row + M) * self.stride <= self.scores.len() && (row + M) * self.part.d_kv <= self.queries.len());
         let count = match what {
             What::Scores => self.keys.len().div_ceil(LANES),
             What::Sums => padded(self.part.d_kv) / LANES,
@@ -206,7 +209,7 @@ impl Tiles<'_, '_> {
         let (d_head, column, keys) = (padded(*d_kv), register * LANES, &self.keys);
         let width = heads * d_head;
         let mut acc = [[s.splat(0.0); P]; M];
-        // SAFETY: these rows of values are there, each padded(d_kv) floats; so are the rows of the output that are written. The scores, and
+        // SAFETY: these rows of values are there, each padded(d_kv) numbers; so are the rows of the output that are written. The scores, and
         // where there are other keys the sums that wait, have room for whole tiles.
         unsafe {
             let waiting = self.waiting.as_mut_ptr().wrapping_add(row * d_head + column);

@@ -34,7 +34,7 @@ impl Rows {
         Rows { at, step: 1, together: 1, group: stride }
     }
 
-    /// Rows from `row` on, of those that [`interleave`] laid out on this instruction set, from input `from` on.
+    /// Rows from `row` on, of those that [`Interleave`] laid out on this instruction set, from input `from` on.
     ///
     /// # Safety
     /// They are there, and `row` is the first of a group.

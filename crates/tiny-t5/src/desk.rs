@@ -215,6 +215,7 @@ pub(crate) fn encode_each(
     mut each: impl FnMut(&mut dyn Iterator<Item = &[f32]>, usize),
 ) {
     let (model, d_model) = (t5.model(), t5.config().d_model);
+    // Enough for every thread to take some alone, and no more hidden states than 4,096 tokens'.
     for batch in encoder::groups(sources, encoder::BATCH_TOKENS * exec.team.threads().min(16)) {
         let batch = &sources[batch];
         encoder::encode(model, exec, &mut state.scratch, &mut state.encoder, batch);

@@ -27,7 +27,7 @@ const MOST_GROUPS: usize = 64;
 /// Buffers of the encoder, kept from call to call.
 #[derive(Debug, Default)]
 pub(crate) struct EncoderState {
-    /// Of the threads that take groups of sources; the first ones are those of all threads together, too.
+    /// A thread's that takes groups of sources; the first is that of all threads together, too.
     buffers: Vec<Buffers>,
     /// The hidden states of the last [`encode`]: [all positions of all sources, padded(d_model)].
     pub(crate) hidden: Vec<f32>,
@@ -92,10 +92,10 @@ pub(crate) fn encode(
 ) {
     let (stride, mut hidden) = (model.shape.stride(), std::mem::take(&mut state.hidden));
     let mut left = room(&mut hidden, tokens(sources) * stride);
-    let own = |group: Range<usize>| first(&mut left, tokens(&sources[group]) * stride);
-    let copy =
+    let share_of = |group: Range<usize>| first(&mut left, tokens(&sources[group]) * stride);
+    let finish =
         |_: Exec<'_>, _: &mut Scratch, own: &mut &mut [f32], _: &[&[u32]], hidden: &[f32]| own.copy_from_slice(hidden);
-    if !encode_apart(model, exec, scratch, state, sources, own, copy) {
+    if !encode_apart(model, exec, scratch, state, sources, share_of, finish) {
         let (scratch, mut left) = (Scratch::for_team(scratch, exec.team), &mut hidden[..]);
         for group in groups(sources, BATCH_TOKENS) {
             let own = first(&mut left, tokens(&sources[group.clone()]) * stride);

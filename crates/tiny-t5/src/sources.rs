@@ -33,13 +33,14 @@ pub(crate) fn attend_to(
     // Nanoseconds of all threads.
     let cross = AtomicU64::new(0);
     let mut left = &mut *caches;
-    let own = |group: Range<usize>| left.split_off_mut(..group.len()).expect("groups are the sources");
-    let then = |exec: Exec<'_>, scratch: &mut Scratch, own: &mut &mut [KvCache], sources: &[&[u32]], hidden: &[f32]| {
-        let start = Instant::now();
-        decoder::attend_to(model, exec, scratch, own, decoder, hidden, sources);
-        cross.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
-    };
-    if encode_apart(model, exec, scratch, encoder, sources, own, then) {
+    let share_of = |group: Range<usize>| left.split_off_mut(..group.len()).expect("groups are the sources");
+    let finish =
+        |exec: Exec<'_>, scratch: &mut Scratch, own: &mut &mut [KvCache], sources: &[&[u32]], hidden: &[f32]| {
+            let start = Instant::now();
+            decoder::attend_to(model, exec, scratch, own, decoder, hidden, sources);
+            cross.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        };
+    if encode_apart(model, exec, scratch, encoder, sources, share_of, finish) {
         // As if all threads had taken part for as long.
         let cross = received + Duration::from_nanos(cross.into_inner() / exec.team.threads() as u64);
         return Spent { encoder: start.elapsed().saturating_sub(cross), cross };

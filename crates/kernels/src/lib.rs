@@ -30,6 +30,7 @@ mod screen;
 mod simd;
 mod softmax;
 mod turn;
+mod upcoming;
 
 pub use activation::Activation;
 pub use arena::{Arena, ArenaPart};
@@ -39,8 +40,8 @@ pub use compact::expand;
 pub use elementwise::{activate_rows, gate_rows, narrows, to_f16};
 pub use math::ln;
 pub use matmul::{
-    Digits, Epilogue, Leading, Loss, Panels, Product, RowMajor, Storage, WeightType, largest, matmul, pack_int8,
-    pack_panel, unpack_panel, widen,
+    Digits, Epilogue, Leading, Loss, Panels, Product, RowMajor, Storage, WeightType, largest, matmul, matmul_before,
+    pack_int8, pack_panel, unpack_panel, widen,
 };
 pub use near::{Near, NearLeading, NearPanel, NearQuery, near_bytes, near_panels};
 pub use region::{MAX_CHUNKS, Team};
@@ -50,3 +51,4 @@ pub use screen::{
 };
 pub use simd::{Isa, LANES, UnknownIsa, padded};
 pub use softmax::{BLOCK, block_maxima, first_max, log_softmax_row, log_sum_exp, softmax_row};
+pub use upcoming::Upcoming;

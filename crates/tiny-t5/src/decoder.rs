@@ -7,7 +7,7 @@ use crate::stack::{BiasTables, Exec, Scratch, Stack, room};
 use crate::weights::Packed;
 use std::ops::Range;
 use std::time::{Duration, Instant};
-use tiny_t5_kernels::{Attention, Epilogue, Team, attention};
+use tiny_t5_kernels::{Attention, Epilogue, Team, Upcoming, attention};
 
 /// Buffers of the decoder, kept from call to call.
 #[derive(Debug, Default)]
@@ -106,7 +106,7 @@ pub(crate) fn decode(
     // One share has all threads inside, of several each has one.
     let alone = Team::alone();
     let inside = if count > 1 { Exec { team: &alone, ..exec } } else { exec };
-    let pass = Pass { model, exec: inside, decoder, packed, bias, sources, ids };
+    let pass = Pass { model, exec: inside, decoder, packed, bias, sources, ids, shares: count };
     let mut left = Share { feeds, groups, caches: held, x, hidden, first: 0, attention: Duration::ZERO };
     let mut shares: [_; MOST_SHARES] = std::array::from_fn(|i| left.share(i, count, ids.len(), stride));
     let scratch = Scratch::for_team(scratch, exec.team);
@@ -125,6 +125,11 @@ const SHARE_ROWS: usize = 16;
 const SHARE_BYTES: usize = 32 << 20;
 /// Most shares.
 const MOST_SHARES: usize = 8;
+/// Bytes of a block's keys and values, of all shares, up to which products ask for all of them.
+const KEPT_BYTES: usize = 8 << 20;
+/// Else a share asks for so many. Layers of 16 tokens for 32 sources of 512 (32 MB a block), two threads: 94 ms with 1 MB, 97 with
+/// none, 95, 101 and 100 with 2, 4 and 8; for 16 sources of 256 (8 MB) 36.1 with none, 33.7, 32.3, 29.7 (Zen 4, medians in turn).
+const FIRST_BYTES: usize = 1 << 20;
 
 /// In how many shares, a thread each, rows go through all blocks: threads that share the products of some rows instead meet eight times a
 /// block, and exchange what their rows have become.
@@ -183,12 +188,13 @@ struct Pass<'a> {
     bias: &'a BiasTables,
     sources: &'a [KvCache],
     ids: &'a [u32],
+    shares: usize,
 }
 
 impl Pass<'_> {
     /// Takes a share through all blocks and the final norm.
     fn run(&self, scratch: &mut Scratch, share: &mut Share<'_>) {
-        let Pass { model, exec, decoder, packed, bias, sources, ids } = *self;
+        let Pass { model, exec, decoder, packed, bias, sources, ids, .. } = *self;
         let Share { feeds, groups, caches, x, hidden, first, attention: spent } = share;
         if feeds.is_empty() {
             return;
@@ -197,7 +203,11 @@ impl Pass<'_> {
         let (rows, inner, heads) = (x.len() / shape.stride(), shape.heads.width(), shape.kernel_heads());
         let own = |rows: &Range<usize>| rows.start - *first..rows.end - *first;
         model.embed(&mut scratch.recent, ids[*first..].iter().copied(), x);
+        let mut upcoming = std::mem::take(&mut scratch.upcoming);
+        self.look_ahead(&mut upcoming, caches, groups, 0);
+
         for (i, block) in decoder.blocks.iter().enumerate() {
+            let exec = Exec { upcoming: Some(&upcoming), ..self.exec };
             let Scratch { normed, projected, attended, scores, .. } = &mut *scratch;
             let (normed, attended) = (room(normed, x.len()), room(attended, rows * inner));
 
@@ -232,13 +242,37 @@ impl Pass<'_> {
                 let start = Instant::now();
                 attention(exec.isa, exec.team, heads, (&*q, inner), groups.len(), sequence, attended, scores);
                 *spent += start.elapsed();
+                self.look_ahead(&mut upcoming, caches, groups, i + 1);
+                let exec = Exec { upcoming: Some(&upcoming), ..self.exec };
                 exec.product(attended, rows, packed.panels(&cross.o), Epilogue::Add, x);
             }
+            let exec = Exec { upcoming: Some(&upcoming), ..self.exec };
             block.feed_forward.add(exec, shape, packed, scratch, x);
         }
+        scratch.upcoming = upcoming;
         exec.norm(shape, x, &decoder.final_norm, hidden);
         if let Some(scale) = model.decoder_scale {
             hidden.iter_mut().for_each(|x| *x *= scale);
+        }
+    }
+
+    /// The keys and values of a block, which are read behind the next products. Of so many that the last caches would not keep them
+    /// as long only the first are asked for.
+    fn look_ahead(&self, upcoming: &mut Upcoming, caches: &[KvCache], groups: &[Feed], block: usize) {
+        upcoming.clear();
+        if block == self.decoder.blocks.len() {
+            return;
+        }
+        let of_sources = groups.iter().map(|group| &self.sources[group.source]);
+        let memory = caches.iter().chain(of_sources).map(|cache| cache.memory_of(block));
+        let bytes: usize = memory.clone().map(size_of_val).sum();
+        let mut left = if bytes * self.shares <= KEPT_BYTES { bytes } else { FIRST_BYTES };
+        for memory in memory {
+            upcoming.push(memory);
+            left = left.saturating_sub(size_of_val(memory));
+            if left == 0 {
+                return;
+            }
         }
     }
 }

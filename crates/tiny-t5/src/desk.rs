@@ -59,7 +59,7 @@ impl Desk {
             self.team = None;
         }
         let team = self.team.get_or_insert_with(|| Team::new(t5.threads()));
-        Exec { isa: t5.isa_value(), team, stop: self.stop.as_deref() }
+        Exec { isa: t5.isa_value(), team, stop: self.stop.as_deref(), upcoming: None }
     }
 
     /// As [`Desk::exec`], beside the buffers.
@@ -67,7 +67,7 @@ impl Desk {
         self.exec(t5);
         let Desk { state, team, stop, .. } = self;
         let team = team.as_ref().expect("`exec` made it");
-        (Exec { isa: t5.isa_value(), team, stop: stop.as_deref() }, state)
+        (Exec { isa: t5.isa_value(), team, stop: stop.as_deref(), upcoming: None }, state)
     }
 
     /// Between calls no helper waits.

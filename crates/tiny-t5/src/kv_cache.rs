@@ -228,6 +228,13 @@ impl KvCache {
         }
     }
 
+    /// The memory that the queries of a layer read; nothing where most of it is not used yet.
+    pub(crate) fn memory_of(&self, layer: usize) -> &[f32] {
+        let (keys, values) = self.layer(layer);
+        let (first, end) = if self.shape.half { (keys.start / 2, values.end / 2) } else { (keys.start, values.end) };
+        if 2 * self.len < self.capacity { &[] } else { &self.memory[first..end] }
+    }
+
     /// What the queries of a layer look at: the positions counted, and `more` that were just appended.
     pub(crate) fn view(&self, layer: usize, more: usize) -> Keys<'_> {
         let ((_, value_head), (keys, values)) = (self.head(), self.layer(layer));

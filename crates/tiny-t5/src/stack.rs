@@ -5,8 +5,8 @@ use crate::relative_bias::RelativeBias;
 use crate::weights::{Heads, Matrix, Packed};
 use std::sync::atomic::{AtomicBool, Ordering};
 use tiny_t5_kernels::{
-    Activation, Epilogue, Isa, Leading, Panels, Product, Team, activate_rows, gate_rows, largest, matmul, padded,
-    rms_norm,
+    Activation, Epilogue, Isa, Leading, Panels, Product, Team, Upcoming, activate_rows, gate_rows, largest,
+    matmul_before, padded, rms_norm,
 };
 
 /// The encoder's or the decoder's weights.
@@ -106,6 +106,8 @@ pub(crate) struct Exec<'a> {
     pub(crate) isa: Isa,
     pub(crate) team: &'a Team,
     pub(crate) stop: Option<&'a AtomicBool>,
+    /// What is read behind the next products.
+    pub(crate) upcoming: Option<&'a Upcoming>,
 }
 
 impl Exec<'_> {
@@ -117,7 +119,7 @@ impl Exec<'_> {
     /// out = a w, for `m` rows; rows of `a` and `out` are as long as the weights ask for, padded.
     pub(crate) fn product(self, a: &[f32], m: usize, w: Panels<'_>, epilogue: Epilogue, out: &mut [f32]) {
         let product = Product { a, lda: padded(w.k()), m, w, epilogue };
-        matmul(self.isa, self.team, product, out, padded(w.n()));
+        matmul_before(self.isa, self.team, product, self.upcoming, out, padded(w.n()));
     }
 
     /// The first of the largest outputs of each row of a product with int8 weights; see [`tiny_t5_kernels::largest`].
@@ -147,6 +149,8 @@ pub(crate) struct Scratch {
     pub(crate) scores: Vec<Vec<f32>>,
     /// Of the embedding.
     pub(crate) recent: RecentRows,
+    /// Of the decoder.
+    pub(crate) upcoming: Upcoming,
 }
 
 impl Scratch {

@@ -492,7 +492,7 @@ mod tests {
             let custom = Custom::new();
             let settings = t5.settings(&options, None).unwrap();
             let team = tiny_t5_kernels::Team::alone();
-            let exec = Exec { isa: t5.isa_value(), team: &team, stop: None };
+            let exec = Exec { isa: t5.isa_value(), team: &team, stop: None, upcoming: None };
             let mut state = State::default();
             let parts = (t5.model(), decoder, head);
             let mut search = Search::new(parts, exec, (&settings, &custom), &mut state, &[0, 1, 2], Instant::now());

@@ -257,10 +257,10 @@ impl Pass<'_> {
     }
 
     /// The keys and values of a block, which are read behind the next products. Of so many that the last caches would not keep them
-    /// as long only the first are asked for.
+    /// as long only the first are asked for; none where weights wait for memory themselves.
     fn look_ahead(&self, upcoming: &mut Upcoming, caches: &[KvCache], groups: &[Feed], block: usize) {
         upcoming.clear();
-        if block == self.decoder.blocks.len() {
+        if block == self.decoder.blocks.len() || self.decoder.step_bytes() > SHARE_BYTES {
             return;
         }
         let of_sources = groups.iter().map(|group| &self.sources[group.source]);

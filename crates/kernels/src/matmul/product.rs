@@ -361,11 +361,11 @@ fn block<S: Simd, W: Weight>(s: S, b: &Block<'_>, w: &[W]) {
                     let next = line * if to < k { to - from } else { group * k - from };
                     let mut ahead = (next, k * line);
                     if let Some(upcoming) = b.upcoming
-                        && last - first > tallest
+                        && (group > 1 && last - first > tallest)
                     {
                         let read = w.as_ptr().wrapping_add((panel * k + from) * LANES).addr();
                         let tile = (row - first).div_ceil(tallest);
-                        ahead = in_turn(upcoming, (tile, group), read, ahead, (to - from) * line);
+                        ahead = in_turn(upcoming, tile, group, read, ahead, (to - from) * line);
                     }
                     let waiting = if in_blocks { &mut waiting[row - first..] } else { &mut [][..] };
                     let at = At { row, m, panel, from, to, waiting, ahead };
@@ -388,29 +388,23 @@ fn block<S: Simd, W: Weight>(s: S, b: &Block<'_>, w: &[W]) {
 }
 
 /// What tile `tile` of several asks for that read the same panels, from `read` on, where something is upcoming. All of them would ask for
-/// what is read next; instead each does for one panel, and for `bytes` of what is upcoming at the place of the other. Of one panel the first
-/// tile asks for what is read next.
+/// all that is read next; instead each does for one panel, and for `bytes` of what is upcoming at the place of the other.
 ///
-/// Layers of E 62.7 to 58.3 and, in a slower phase, 66.9 to 60.1 ms on two threads, 112.8 to 104.3 on one (Zen 4, medians in turn). A further
-/// prefetch a step instead gave as much, but took 2 to 4 % of all other products; prefetches that pass the L3 cache by, for
-/// weights, which would leave it to keys and values, made layers 5 to 10 % slower.
+/// Layers of E 65.3 to 59.5 and, in a slower phase, 66.9 to 60.1 ms on two threads, 123 to 116 on one (Zen 4, medians in turn). A further
+/// prefetch a step instead gave as much, but took 2 to 4 % of all other products. Tiles of one panel, all but the first of which
+/// asked for nothing but what is upcoming, gave nothing (AVX2). Prefetches of weights that pass the L3 cache by, which would leave it to
+/// keys and values, made layers 5 to 10 % slower.
 fn in_turn(
     upcoming: &Upcoming,
-    (tile, panels): (usize, usize),
+    tile: usize,
+    panels: usize,
     read: usize,
     (next, apart): (usize, usize),
     bytes: usize,
 ) -> (usize, usize) {
-    if panels == 1 && tile == 0 {
-        return (next, apart);
-    }
     let Some(address) = upcoming.take(bytes / LINE) else { return (next, apart) };
-    let others = address.wrapping_sub(read);
-    if panels == 1 {
-        return (others, apart);
-    }
     let weights = next + tile % panels * apart;
-    (weights, others.wrapping_sub(weights))
+    (weights, address.wrapping_sub(read).wrapping_sub(weights))
 }
 
 /// Rows of the next tile. A last tile of few rows would have too few chains to keep the multipliers busy: it gets some of those of the

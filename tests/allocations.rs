@@ -107,7 +107,8 @@ fn measure(t5: &T5, count: usize, options: &Generate) -> (usize, usize) {
 
 fn assert_greedy_allocates_nothing(threads: usize) {
     let t5 = model().with_threads(threads);
-    for count in [1, 8] {
+    // Of 40 sources two threads take a share each.
+    for count in [1, 8, 40] {
         let (call, more) = measure(&t5, count, &Generate::default());
         println!("greedy, {count} sources, {threads} threads: {call} allocations a call, {more} for {MORE} more steps");
         assert!(more <= pool(threads), "{count} sources: {more}");

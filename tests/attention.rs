@@ -166,3 +166,29 @@ fn attention_is_near_plain_loops_and_equal_everywhere() {
         }
     }
 }
+
+/// What a sequence is, is asked twice. Rows that were checked, but are not computed, would be somebody else's.
+#[test]
+fn attention_refuses_a_sequence_that_changes() {
+    let (shape, width) = (Heads { heads: 1, d_kv: 16 }, 16);
+    let (numbers, mut out) = (numbers(3, 4 * width * LANES), vec![0.0; 4 * width]);
+    let layout = KeyLayout::by_head(shape, LANES);
+    let stored = KeyStorage::F32(&numbers, &numbers);
+    let mut run = |second: fn(Attention<'_>) -> Attention<'_>| {
+        let asked = std::sync::atomic::AtomicUsize::new(0);
+        let sequence = |_| {
+            let keys = Keys { stored, layout, value_head: 16, value_stride: width, len: LANES };
+            let first = Attention { rows: 0..2, position: 0, keys, bias: None, causal: false };
+            if asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0 { first } else { second(first) }
+        };
+        let mut scratch = [Vec::new()];
+        let mut call = || {
+            attention(Isa::best(), &Team::alone(), shape, (&numbers, width), 1, sequence, &mut out, &mut scratch);
+        };
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(&mut call)).is_ok()
+    };
+    assert!(run(|first| first));
+    assert!(!run(|first| Attention { rows: 1..3, ..first }), "other rows");
+    assert!(!run(|first| Attention { rows: 0..400, ..first }), "rows that are not there");
+    assert!(!run(|first| Attention { keys: Keys { len: 10_000, ..first.keys }, ..first }), "keys that are not there");
+}

@@ -48,7 +48,7 @@ pub(crate) fn receive(model: &Model, state: &mut DecoderState, decoder: &Stack, 
 /// Computes the cross-attention's keys and values of sources: once for each, whatever is generated from it.
 ///
 /// `hidden` is the encoder's output for the sources, one behind the other; the caches are theirs, see [`receive`].
-pub(crate) fn attend_to(
+pub(crate) fn project(
     model: &Model,
     exec: Exec<'_>,
     scratch: &mut Scratch,

@@ -77,7 +77,7 @@ impl T5 {
             let decoding = &mut state.decoder;
             decoder::receive(model, decoding, decoder, &[input_ids]);
             let scratch = &mut Scratch::for_team(&mut state.scratch, exec.team)[0];
-            decoder::attend_to(model, exec, scratch, &mut decoding.sources[..1], decoder, &rows, &[input_ids]);
+            decoder::project(model, exec, scratch, &mut decoding.sources[..1], decoder, &rows, &[input_ids]);
             decoder::begin(model, decoding, decoder, 1, CHUNK);
             let (source, cache) = (std::mem::take(&mut decoding.sources[0]), std::mem::take(&mut decoding.caches[0]));
             Decoder { t5: self.clone(), sources: vec![source], caches: vec![cache], hidden: Vec::new() }

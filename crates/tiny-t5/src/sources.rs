@@ -37,7 +37,7 @@ pub(crate) fn attend_to(
     let finish =
         |exec: Exec<'_>, scratch: &mut Scratch, own: &mut &mut [KvCache], sources: &[&[u32]], hidden: &[f32]| {
             let start = Instant::now();
-            decoder::attend_to(model, exec, scratch, own, decoder, hidden, sources);
+            decoder::project(model, exec, scratch, own, decoder, hidden, sources);
             cross.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
         };
     if encode_apart(model, exec, scratch, encoder, sources, share_of, finish) {
@@ -52,7 +52,7 @@ pub(crate) fn attend_to(
         encoder::encode(model, exec, scratch, encoder, sources);
         let encoded = Instant::now();
         let scratch = &mut Scratch::for_team(scratch, exec.team)[0];
-        decoder::attend_to(model, exec, scratch, &mut caches[group], decoder, &encoder.hidden, sources);
+        decoder::project(model, exec, scratch, &mut caches[group], decoder, &encoder.hidden, sources);
         spent.encoder += encoded - start;
         spent.cross += encoded.elapsed();
     }

@@ -19,6 +19,7 @@ use crate::region::Team;
 use crate::simd::{Isa, Kernel, LANES, Simd, padded};
 use half::f16;
 pub use keys::{KeyLayout, KeyStorage, Keys};
+use std::cell::Cell;
 use std::ops::Range;
 
 /// The relative position bias of all heads.
@@ -86,15 +87,21 @@ pub fn attention<'a>(
     let Heads { heads, d_kv } = shape;
     let width = heads * padded(d_kv);
     assert!(d_kv > 0, "heads of no numbers");
+    let (floats, out_floats) = (queries.len(), out.len());
+    // A sequence is asked for again where it is computed, and may have become another one.
+    let mut rows = ROWS_OF_ALL.take();
+    rows.clear();
     let (mut end, mut most, mut work) = (0, 0, 0);
     for i in 0..count {
         let a = sequence(i);
-        check(shape, &a, queries.len(), query_stride, out.len());
+        check(shape, &a, floats, query_stride, out_floats);
         assert!(a.rows.start >= end, "rows overlap");
         end = a.rows.end;
         most = most.max(a.rows.len());
         work += a.rows.len() * a.keys.len * width * 2;
+        rows.push(a.rows);
     }
+    let rows_of = &rows[..];
     let parallel = team.threads() > 1 && work >= PARALLEL;
     let row_chunks = most.div_ceil(ROWS);
     // Queries alone go through some heads at a time, but there are chunks for every thread.
@@ -108,6 +115,8 @@ pub fn attention<'a>(
     let chunk = |scratch: &mut Vec<f32>, chunk: usize| {
         let (rows, part, i) = (chunk % row_chunks, chunk / row_chunks % parts, chunk / row_chunks / parts);
         let a = sequence(i);
+        check(shape, &a, floats, query_stride, out_floats);
+        assert_eq!(a.rows, rows_of[i], "rows of sequence {i}");
         let first = a.rows.start + rows * ROWS;
         let rows = first..(first + ROWS).min(a.rows.end);
         if rows.is_empty() {
@@ -126,6 +135,12 @@ pub fn attention<'a>(
     } else {
         (0..chunks).for_each(|i| chunk(&mut scratch[0], i));
     }
+    ROWS_OF_ALL.set(rows);
+}
+
+thread_local! {
+    /// The rows of each sequence of a call, kept from call to call.
+    static ROWS_OF_ALL: Cell<Vec<Range<usize>>> = const { Cell::new(Vec::new()) };
 }
 
 fn check(shape: Heads, a: &Attention<'_>, queries: usize, query_stride: usize, out: usize) {
@@ -153,7 +168,8 @@ fn check(shape: Heads, a: &Attention<'_>, queries: usize, query_stride: usize, o
 
 struct Out(*mut f32);
 
-// SAFETY: the chunks of `attention` write disjoint (rows, heads) parts of an exclusively borrowed slice.
+// SAFETY: the chunks of `attention` write disjoint (rows, heads) parts of an exclusively borrowed slice: it found that the rows of
+// sequences do not overlap, and that those of a chunk are the ones it found.
 unsafe impl Sync for Out {}
 
 /// Runs the kernel. [`attention`] is generic, and so compiled in the crate of its caller, with that crate's settings: here the
@@ -193,7 +209,7 @@ impl Kernel for Part<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        // SAFETY: `check` passed for each sequence, and the types are those of the numbers.
+        // SAFETY: the chunk called `check` for this very sequence, and the types are those of the numbers.
         unsafe {
             match (self.a.keys.stored, self.a.causal || self.rows.len() == 1) {
                 (KeyStorage::F32(..), true) => alone::run::<S, f32>(s, self),

@@ -4,6 +4,8 @@ mod oracle;
 
 use half::f16;
 use oracle::{bits, numbers, on_every_isa};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tiny_t5_kernels::*;
 
 /// Attention by plain loops, with the softmax of the kernel itself: its parts have tests of their own.
@@ -167,28 +169,52 @@ fn attention_is_near_plain_loops_and_equal_everywhere() {
     }
 }
 
-/// What a sequence is, is asked twice. Rows that were checked, but are not computed, would be somebody else's.
-#[test]
-fn attention_refuses_a_sequence_that_changes() {
-    let (shape, width) = (Heads { heads: 1, d_kv: 16 }, 16);
-    let (numbers, mut out) = (numbers(3, 4 * width * LANES), vec![0.0; 4 * width]);
-    let layout = KeyLayout::by_head(shape, LANES);
-    let stored = KeyStorage::F32(&numbers, &numbers);
-    let mut run = |second: fn(Attention<'_>) -> Attention<'_>| {
-        let asked = std::sync::atomic::AtomicUsize::new(0);
-        let sequence = |_| {
-            let keys = Keys { stored, layout, value_head: 16, value_stride: width, len: LANES };
-            let first = Attention { rows: 0..2, position: 0, keys, bias: None, causal: false };
-            if asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0 { first } else { second(first) }
-        };
-        let mut scratch = [Vec::new()];
-        let mut call = || {
-            attention(Isa::best(), &Team::alone(), shape, (&numbers, width), 1, sequence, &mut out, &mut scratch);
-        };
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(&mut call)).is_ok()
+/// Whether attention of so many sequences of 4 rows and 16 heads of 64 takes them.
+fn is_taken<'a>(
+    threads: usize,
+    count: usize,
+    numbers: &[f32],
+    sequence: impl Fn(usize) -> Attention<'a> + Sync,
+) -> bool {
+    let (shape, width) = (Heads { heads: 16, d_kv: 64 }, 1024);
+    let (mut out, mut scratch) = (vec![0.0; 4 * width], [const { Vec::new() }; 2]);
+    let queries = (&numbers[..4 * width], width);
+    let call = || {
+        Team::enter(threads, |team| {
+            attention(Isa::best(), team, shape, queries, count, sequence, &mut out, &mut scratch);
+        });
     };
-    assert!(run(|first| first));
-    assert!(!run(|first| Attention { rows: 1..3, ..first }), "other rows");
-    assert!(!run(|first| Attention { rows: 0..400, ..first }), "rows that are not there");
-    assert!(!run(|first| Attention { keys: Keys { len: 10_000, ..first.keys }, ..first }), "keys that are not there");
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).is_ok()
+}
+
+/// A sequence is asked for more than once. Rows that are computed, but were not checked, would be somebody else's.
+#[test]
+fn attention_refuses_sequences_that_do_not_fit() {
+    let len = 256;
+    let numbers = numbers(3, len * 1024);
+    let layout = KeyLayout::by_head(Heads { heads: 16, d_kv: 64 }, len);
+    let stored = KeyStorage::F32(&numbers, &numbers);
+    let keys = Keys { stored, layout, value_head: 64, value_stride: 1024, len };
+    let first = || Attention { rows: 0..2, position: 0, keys, bias: None, causal: false };
+    for threads in [1, 2] {
+        let becomes = |second: Attention<'_>| {
+            let asked = AtomicBool::new(false);
+            let sequence = |_| if asked.swap(true, Ordering::Relaxed) { second.clone() } else { first() };
+            is_taken(threads, 1, &numbers, sequence)
+        };
+        assert!(becomes(first()));
+        assert!(!becomes(Attention { rows: 1..3, ..first() }), "other rows");
+        assert!(!becomes(Attention { rows: 0..400, ..first() }), "rows that are not there");
+        assert!(!becomes(Attention { keys: Keys { len: 10_000, ..keys }, ..first() }), "keys that are not there");
+
+        let is = |rows: Range<usize>, position, causal| {
+            is_taken(threads, 1, &numbers, |_| Attention { rows: rows.clone(), position, causal, ..first() })
+        };
+        assert!(is(0..4, 0, true));
+        assert!(!is((1 << 60) - 1..1 << 60, 0, false), "rows whose numbers wrap");
+        assert!(!is(0..4, usize::MAX - 2, true), "a position that wraps");
+        let back = [0..3, Range { start: 3, end: 1 }, 1..3];
+        let sequence = |i: usize| Attention { rows: back[i].clone(), ..first() };
+        assert!(!is_taken(threads, 3, &numbers, sequence), "rows of two sequences");
+    }
 }

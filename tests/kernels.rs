@@ -116,16 +116,16 @@ fn matmul_equals_the_plain_loop(m: usize, n: usize, k: usize, threads: usize) {
         Storage::Bf16(bytemuck::cast_slice(halves(1))),
         Storage::F16(bytemuck::cast_slice(halves(2))),
     ];
-    // What is asked for meanwhile changes nothing.
-    let mut upcoming = Upcoming::default();
-    upcoming.push(&before);
     on_every_isa(|isa| {
         for (storage, expected) in storages.iter().zip(&expected).chain(rows.iter().map(|(rows, w)| (rows, *w))) {
             for epilogue in [Epilogue::Store, Epilogue::Add, Epilogue::Relu] {
                 let mut out = before.clone();
                 let product = Product { a: &strided, lda, m, w: Panels::new(n, k, *storage), epilogue };
+                // What is asked for meanwhile changes nothing.
+                let mut upcoming = Upcoming::default();
+                upcoming.push(&w);
                 let upcoming = (epilogue == Epilogue::Add).then_some(&upcoming);
-                Team::enter(threads, |team| matmul_before(isa, team, product, upcoming, &mut out, ldo));
+                Team::enter(threads, |team| matmul_asking_for(isa, team, product, upcoming, &mut out, ldo));
                 let expected: Vec<f32> = match epilogue {
                     Epilogue::Store => expected.clone(),
                     Epilogue::Add => unpadded(&before, ldo, n).iter().zip(expected).map(|(x, y)| x + y).collect(),

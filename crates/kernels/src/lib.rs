@@ -40,8 +40,8 @@ pub use compact::expand;
 pub use elementwise::{activate_rows, gate_rows, narrows, to_f16};
 pub use math::ln;
 pub use matmul::{
-    Digits, Epilogue, Leading, Loss, Panels, Product, RowMajor, Storage, WeightType, largest, matmul, matmul_before,
-    pack_int8, pack_panel, unpack_panel, widen,
+    Digits, Epilogue, Leading, Loss, Panels, Product, RowMajor, Storage, WeightType, largest, matmul,
+    matmul_asking_for, pack_int8, pack_panel, unpack_panel, widen,
 };
 pub use near::{Near, NearLeading, NearPanel, NearQuery, near_bytes, near_panels};
 pub use region::{MAX_CHUNKS, Team};

@@ -7,7 +7,7 @@ use crate::simd::LINE;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What is read behind some products, in this order; see [`crate::matmul_before`].
+/// What is read behind some products, in this order; see [`crate::matmul_asking_for`].
 ///
 /// These are addresses only, which nothing is read from: whatever becomes of the memory, asking for it does no harm.
 #[derive(Debug, Default)]
@@ -18,9 +18,10 @@ pub struct Upcoming {
 }
 
 impl Upcoming {
-    /// Nothing is read soon.
-    pub fn clear(&mut self) {
+    /// Nothing is read soon; with room for so many pieces.
+    pub fn clear(&mut self, pieces: usize) {
         self.ranges.clear();
+        self.ranges.reserve(pieces);
         *self.asked.get_mut() = 0;
     }
 
@@ -61,7 +62,7 @@ mod tests {
         let lines = |range: Range<usize>| &memory[range.start * LINE..range.end * LINE];
         let mut upcoming = Upcoming::default();
         for _ in 0..2 {
-            upcoming.clear();
+            upcoming.clear(4);
             assert_eq!(upcoming.take(4), None);
             // Neighbours are one range; an empty one is none.
             [lines(10..13), lines(13..19), &[], lines(2..3), lines(40..44)].map(|memory| upcoming.push(memory));

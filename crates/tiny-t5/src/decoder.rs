@@ -3,6 +3,7 @@
 use crate::encoder::tokens;
 use crate::kv_cache::KvCache;
 use crate::model::Model;
+use crate::options::Dtype;
 use crate::stack::{BiasTables, Exec, Scratch, Stack, room};
 use crate::weights::Packed;
 use std::ops::Range;
@@ -106,7 +107,10 @@ pub(crate) fn decode(
     // One share has all threads inside, of several each has one.
     let alone = Team::alone();
     let inside = if count > 1 { Exec { team: &alone, ..exec } } else { exec };
-    let pass = Pass { model, exec: inside, decoder, packed, bias, sources, ids, shares: count };
+    // Few rows wait for their weights, and so do rows of weights that no cache holds.
+    let asks = ids.len() >= count * SHARE_ROWS && decoder.step_bytes() <= SHARE_BYTES && model.dtype != Dtype::Int8;
+    let kept = if asks { KEPT_BYTES / count } else { 0 };
+    let pass = Pass { model, exec: inside, decoder, packed, bias, sources, ids, kept };
     let mut left = Share { feeds, groups, caches: held, x, hidden, first: 0, attention: Duration::ZERO };
     let mut shares: [_; MOST_SHARES] = std::array::from_fn(|i| left.share(i, count, ids.len(), stride));
     let scratch = Scratch::for_team(scratch, exec.team);
@@ -125,9 +129,9 @@ const SHARE_ROWS: usize = 16;
 const SHARE_BYTES: usize = 32 << 20;
 /// Most shares.
 const MOST_SHARES: usize = 8;
-/// Bytes of a block's keys and values, of all shares, up to which products ask for all of them.
-const KEPT_BYTES: usize = 8 << 20;
-/// Else a share asks for so many. Layers of 16 tokens for 32 sources of 512 (32 MB a block), two threads: 94 ms with 1 MB, 97 with
+/// Bytes of a block's keys and values, of all shares, up to which the products before ask for all of them.
+const KEPT_BYTES: usize = 10 << 20;
+/// Of more a share asks for so many. Layers of 16 tokens for 32 sources of 512 (32 MB a block), two threads: 94 ms with 1 MB, 97 with
 /// none, 95, 101 and 100 with 2, 4 and 8; for 16 sources of 256 (8 MB) 36.1 with none, 33.7, 32.3, 29.7 (Zen 4, medians in turn).
 const FIRST_BYTES: usize = 1 << 20;
 
@@ -188,7 +192,8 @@ struct Pass<'a> {
     bias: &'a BiasTables,
     sources: &'a [KvCache],
     ids: &'a [u32],
-    shares: usize,
+    /// Bytes of a share's keys and values that stay in the caches until they are read; none are asked for where it is zero.
+    kept: usize,
 }
 
 impl Pass<'_> {
@@ -207,7 +212,7 @@ impl Pass<'_> {
         self.look_ahead(&mut upcoming, caches, groups, 0);
 
         for (i, block) in decoder.blocks.iter().enumerate() {
-            let exec = Exec { upcoming: Some(&upcoming), ..self.exec };
+            let exec = self.exec.asking_for(&upcoming);
             let Scratch { normed, projected, attended, scores, .. } = &mut *scratch;
             let (normed, attended) = (room(normed, x.len()), room(attended, rows * inner));
 
@@ -243,10 +248,10 @@ impl Pass<'_> {
                 attention(exec.isa, exec.team, heads, (&*q, inner), groups.len(), sequence, attended, scores);
                 *spent += start.elapsed();
                 self.look_ahead(&mut upcoming, caches, groups, i + 1);
-                let exec = Exec { upcoming: Some(&upcoming), ..self.exec };
+                let exec = self.exec.asking_for(&upcoming);
                 exec.product(attended, rows, packed.panels(&cross.o), Epilogue::Add, x);
             }
-            let exec = Exec { upcoming: Some(&upcoming), ..self.exec };
+            let exec = self.exec.asking_for(&upcoming);
             block.feed_forward.add(exec, shape, packed, scratch, x);
         }
         scratch.upcoming = upcoming;
@@ -256,23 +261,21 @@ impl Pass<'_> {
         }
     }
 
-    /// The keys and values of a block, which are read behind the next products. Of so many that the last caches would not keep them
-    /// as long only the first are asked for; none where weights wait for memory themselves.
+    /// Has the products that come next ask for the keys and values of a block. Of so many that the caches would not keep them as long they ask
+    /// only for the first.
     fn look_ahead(&self, upcoming: &mut Upcoming, caches: &[KvCache], groups: &[Feed], block: usize) {
-        upcoming.clear();
-        if block == self.decoder.blocks.len() || self.decoder.step_bytes() > SHARE_BYTES {
+        upcoming.clear(caches.len() + groups.len());
+        if self.kept == 0 || block == self.decoder.blocks.len() {
             return;
         }
         let of_sources = groups.iter().map(|group| &self.sources[group.source]);
         let memory = caches.iter().chain(of_sources).map(|cache| cache.memory_of(block));
         let bytes: usize = memory.clone().map(size_of_val).sum();
-        let mut left = if bytes * self.shares <= KEPT_BYTES { bytes } else { FIRST_BYTES };
+        let mut left = if bytes <= self.kept { bytes } else { FIRST_BYTES };
         for memory in memory {
-            upcoming.push(memory);
-            left = left.saturating_sub(size_of_val(memory));
-            if left == 0 {
-                return;
-            }
+            let first = &memory[..memory.len().min(left / size_of::<f32>())];
+            upcoming.push(first);
+            left -= size_of_val(first);
         }
     }
 }

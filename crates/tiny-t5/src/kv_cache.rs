@@ -228,7 +228,7 @@ impl KvCache {
         }
     }
 
-    /// The memory that the queries of a layer read; nothing where most of it is not used yet.
+    /// All memory of a layer, also what is not used yet; nothing while less than half is used.
     pub(crate) fn memory_of(&self, layer: usize) -> &[f32] {
         let (keys, values) = self.layer(layer);
         let (first, end) = if self.shape.half { (keys.start / 2, values.end / 2) } else { (keys.start, values.end) };
@@ -328,6 +328,29 @@ mod tests {
                     let found = numbers(cache);
                     assert!(!found.is_empty() && found == numbers(alone), "cache {i} of round {round}, half {half}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn memory_of_a_layer_is_what_its_queries_look_at() {
+        for half in [false, true] {
+            let shape = CacheShape { layers: 3, heads: 2, d_kv: 20, half };
+            let mut cache = KvCache::default();
+            cache.reset(shape, 64);
+            assert!(cache.memory_of(1).is_empty());
+            cache.advance(40);
+            for layer in 0..shape.layers {
+                let addresses = |memory: std::ops::Range<*const f32>| memory.start.addr()..memory.end.addr();
+                let (first, end) = match cache.view(layer, 0).stored {
+                    KeyStorage::F32(keys, values) => {
+                        (keys.as_ptr_range().start.addr(), values.as_ptr_range().end.addr())
+                    }
+                    KeyStorage::F16(keys, values) => {
+                        (keys.as_ptr_range().start.addr(), values.as_ptr_range().end.addr())
+                    }
+                };
+                assert_eq!(addresses(cache.memory_of(layer).as_ptr_range()), first..end, "layer {layer}, half {half}");
             }
         }
     }

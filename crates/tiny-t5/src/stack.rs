@@ -6,7 +6,7 @@ use crate::weights::{Heads, Matrix, Packed};
 use std::sync::atomic::{AtomicBool, Ordering};
 use tiny_t5_kernels::{
     Activation, Epilogue, Isa, Leading, Panels, Product, Team, Upcoming, activate_rows, gate_rows, largest,
-    matmul_before, padded, rms_norm,
+    matmul_asking_for, padded, rms_norm,
 };
 
 /// The encoder's or the decoder's weights.
@@ -116,10 +116,18 @@ impl Exec<'_> {
         self.stop.is_some_and(|stop| stop.load(Ordering::Relaxed))
     }
 
+    /// With products that ask for what is upcoming.
+    pub(crate) fn asking_for<'a>(self, upcoming: &'a Upcoming) -> Exec<'a>
+    where
+        Self: 'a,
+    {
+        Exec { upcoming: Some(upcoming), ..self }
+    }
+
     /// out = a w, for `m` rows; rows of `a` and `out` are as long as the weights ask for, padded.
     pub(crate) fn product(self, a: &[f32], m: usize, w: Panels<'_>, epilogue: Epilogue, out: &mut [f32]) {
         let product = Product { a, lda: padded(w.k()), m, w, epilogue };
-        matmul_before(self.isa, self.team, product, self.upcoming, out, padded(w.n()));
+        matmul_asking_for(self.isa, self.team, product, self.upcoming, out, padded(w.n()));
     }
 
     /// The first of the largest outputs of each row of a product with int8 weights; see [`tiny_t5_kernels::largest`].

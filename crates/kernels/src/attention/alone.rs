@@ -157,7 +157,14 @@ unsafe fn apart<S: Simd, W: Weight, const M: usize, const P: usize>(
         return unsafe {
             match ahead {
                 0 => tile::<S, W, M, P>(s, k, rows, w, Ahead::Nothing, acc),
-                _ => tile::<S, W, M, P>(s, k, rows, w, Ahead::Each(ahead, panel * size_of::<W>()), acc),
+                _ => tile::<S, W, M, P>(
+                    s,
+                    k,
+                    rows,
+                    w,
+                    Ahead::Each { bytes: ahead, apart: panel.wrapping_mul(size_of::<W>()) },
+                    acc,
+                ),
             }
         };
     }

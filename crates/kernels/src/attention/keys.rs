@@ -66,14 +66,15 @@ impl KeyStorage<'_> {
 }
 
 impl Keys<'_> {
-    /// Where the keys and the values of a head begin.
+    /// Where the keys and the values of a head begin: for asking only, of a sequence that nobody has checked.
     pub(super) fn of_head(&self, head: usize) -> [usize; 2] {
         let (keys, values) = self.stored.pointers::<u8>();
         let size = match self.stored {
             KeyStorage::F32(..) => size_of::<f32>(),
             KeyStorage::F16(..) => size_of::<f16>(),
         };
-        [keys.addr() + head * self.layout.head * size, values.addr() + head * self.value_head * size]
+        [(keys, self.layout.head), (values, self.value_head)]
+            .map(|(first, of_head)| first.addr().wrapping_add(head.wrapping_mul(of_head).wrapping_mul(size)))
     }
 
     /// Numbers that the keys of a head take for `len` positions.

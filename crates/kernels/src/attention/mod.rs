@@ -67,12 +67,12 @@ const PARALLEL: usize = 96 * 1024;
 
 /// Attention of many sequences.
 ///
-/// `sequence(i)` gives the i-th of `count` sequences; their rows ascend. `queries` is [rows, query_stride], `out` [rows, num_heads *
+/// `sequence(i)` gives the i-th of `count` sequences, several times; their rows ascend. `queries` is [rows, query_stride], `out` [rows, num_heads *
 /// padded(d_kv)], head h at h * padded(d_kv). `scratch` has a buffer for each thread of the team, grown where it is too
 /// short.
 ///
 /// # Panics
-/// Where a length does not fit, or rows overlap.
+/// Where a length does not fit, rows overlap, or a sequence that is asked for again has other rows.
 #[allow(clippy::too_many_arguments)]
 pub fn attention<'a>(
     isa: Isa,
@@ -85,23 +85,23 @@ pub fn attention<'a>(
     scratch: &mut [Vec<f32>],
 ) {
     let Heads { heads, d_kv } = shape;
-    let width = heads * padded(d_kv);
     assert!(d_kv > 0, "heads of no numbers");
+    let width = d_kv.checked_next_multiple_of(LANES).and_then(|d_kv| d_kv.checked_mul(heads)).expect("a row's length");
     let (floats, out_floats) = (queries.len(), out.len());
     // A sequence is asked for again where it is computed, and may have become another one.
-    let mut rows = ROWS_OF_ALL.take();
-    rows.clear();
+    let mut checked = CHECKED.take();
+    checked.clear();
     let (mut end, mut most, mut work) = (0, 0, 0);
     for i in 0..count {
         let a = sequence(i);
         check(shape, &a, floats, query_stride, out_floats);
-        assert!(a.rows.start >= end, "rows overlap");
+        assert!(end <= a.rows.start && a.rows.start <= a.rows.end, "rows overlap");
         end = a.rows.end;
         most = most.max(a.rows.len());
-        work += a.rows.len() * a.keys.len * width * 2;
-        rows.push(a.rows);
+        work += a.rows.len().saturating_mul(a.keys.len).saturating_mul(width * 2);
+        checked.push(a.rows);
     }
-    let rows_of = &rows[..];
+    let rows_of = &checked[..];
     let parallel = team.threads() > 1 && work >= PARALLEL;
     let row_chunks = most.div_ceil(ROWS);
     // Queries alone go through some heads at a time, but there are chunks for every thread.
@@ -135,19 +135,20 @@ pub fn attention<'a>(
     } else {
         (0..chunks).for_each(|i| chunk(&mut scratch[0], i));
     }
-    ROWS_OF_ALL.set(rows);
+    CHECKED.set(checked);
 }
 
 thread_local! {
-    /// The rows of each sequence of a call, kept from call to call.
-    static ROWS_OF_ALL: Cell<Vec<Range<usize>>> = const { Cell::new(Vec::new()) };
+    /// The rows of each sequence of a call; the buffer is kept from call to call.
+    static CHECKED: Cell<Vec<Range<usize>>> = const { Cell::new(Vec::new()) };
 }
 
 fn check(shape: Heads, a: &Attention<'_>, queries: usize, query_stride: usize, out: usize) {
     let Heads { heads, d_kv } = shape;
     let width = heads * padded(d_kv);
-    assert!(query_stride >= width && queries >= a.rows.end.saturating_sub(1) * query_stride + width, "queries");
-    assert!(out >= a.rows.end * width, "outputs");
+    let last = a.rows.end.saturating_sub(1).saturating_mul(query_stride);
+    assert!(query_stride >= width && queries >= last.saturating_add(width), "queries");
+    assert!(out >= a.rows.end.saturating_mul(width), "outputs");
     let Keys { stored, layout, value_head, value_stride, len } = a.keys;
     let (keys, values) = match stored {
         KeyStorage::F32(keys, values) => (keys.len(), values.len()),
@@ -158,11 +159,12 @@ fn check(shape: Heads, a: &Attention<'_>, queries: usize, query_stride: usize, o
     assert!(len > 0 && keys >= reach(layout.head, last), "keys");
     let last = (len - 1).saturating_mul(value_stride).saturating_add(padded(d_kv));
     assert!(values >= reach(value_head, last), "values");
-    let end = a.position + a.rows.len();
+    let end = a.position.saturating_add(a.rows.len());
     assert!(!a.causal || a.keys.len >= end, "a causal query needs its own key");
     if let Some(bias) = a.bias {
         assert!(bias.max_len >= end.max(a.keys.len), "bias covers {} positions", bias.max_len);
-        assert!(bias.stride >= 2 * bias.max_len - 1 + LANES && bias.table.len() >= heads * bias.stride, "bias");
+        let entries = bias.max_len.saturating_mul(2).saturating_add(LANES - 1);
+        assert!(bias.stride >= entries && bias.table.len() >= heads.saturating_mul(bias.stride), "bias");
     }
 }
 

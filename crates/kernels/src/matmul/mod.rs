@@ -16,5 +16,5 @@ pub use largest::{Leading, largest};
 pub(crate) use panels::Turn;
 pub use panels::{Panels, RowMajor, Storage, WeightType, pack_int8, pack_panel, unpack_panel, widen};
 pub(crate) use product::{Ahead, Weight, height, tile};
-pub use product::{Epilogue, Product, matmul, matmul_before};
+pub use product::{Epilogue, Product, matmul, matmul_asking_for};
 pub(crate) use tiled::ask_for;

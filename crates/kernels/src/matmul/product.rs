@@ -87,7 +87,7 @@ pub(crate) unsafe fn tile<S: Simd, W: Weight, const M: usize, const P: usize>(
         while from + STEPS <= k {
             match ahead {
                 Ahead::Nothing => {}
-                Ahead::Each(bytes, apart) => {
+                Ahead::Each { bytes, apart } => {
                     unrolled!(P of 4, p => {
                         let read = w.wrapping_add(from * step).wrapping_byte_add(bytes.wrapping_add(p.wrapping_mul(apart)));
                         unrolled!(STEPS of 4, i => {
@@ -114,13 +114,13 @@ pub(crate) unsafe fn tile<S: Simd, W: Weight, const M: usize, const P: usize>(
 pub(crate) enum Ahead {
     /// One or two rows of a product read as fast as the processor's own prefetching brings.
     Nothing,
-    /// For every register that is read another one: of the first panel's the one so many bytes behind it, or before it (the sum wraps), and
-    /// of each further panel's the one so many bytes behind what was asked for with the panel before it.
+    /// For every register that is read another one: with those of the first panel what lies so many `bytes` behind them, or before them (the
+    /// sum wraps), and with those of each further panel what lies so many bytes `apart` from what the panel before asks for.
     ///
     /// With all lines of the panels that come next instead of a quarter of one F of the tiny shape took 79 ms instead of 112, with AVX2 76
     /// instead of 117, and the layers of E 144 instead of 154 (Zen 4, one thread, medians in turn). Further tiles of the same panels
     /// ask again, which costs nothing that was seen.
-    Each(usize, usize),
+    Each { bytes: usize, apart: usize },
 }
 
 /// Steps of [`tile`] that are written out.
@@ -200,21 +200,30 @@ const BLOCK_FLOATS: usize = 128 * 1024;
 /// # Panics
 /// Where a stride or a length does not fit.
 pub fn matmul(isa: Isa, team: &Team, p: Product<'_>, out: &mut [f32], ldo: usize) {
-    matmul_before(isa, team, p, None, out, ldo);
+    matmul_asking_for(isa, team, p, None, out, ldo);
 }
 
-/// [`matmul`], which asks the caches for what is read behind it while it computes many rows with weights that are not int8.
+/// [`matmul`], which asks the caches for what is upcoming as well, for who comes next, and uses it up. Only tiles of two panels do, where
+/// several read the same panels: AVX-512, more than 12 rows, weights that are not int8.
 ///
 /// # Panics
 /// As [`matmul`].
-pub fn matmul_before(isa: Isa, team: &Team, p: Product<'_>, upcoming: Option<&Upcoming>, out: &mut [f32], ldo: usize) {
+pub fn matmul_asking_for(
+    isa: Isa,
+    team: &Team,
+    p: Product<'_>,
+    upcoming: Option<&Upcoming>,
+    out: &mut [f32],
+    ldo: usize,
+) {
     let Product { a, lda, m, w, .. } = p;
     if m == 0 || w.n == 0 {
         return;
     }
     let panels = w.n.div_ceil(LANES);
-    assert!(lda >= w.k && a.len() >= (m - 1) * lda + w.k, "inputs: {} floats for {m} rows of {}", a.len(), w.k);
-    assert!(ldo >= panels * LANES && out.len() >= (m - 1) * ldo + panels * LANES, "outputs: {} floats", out.len());
+    let reach = |stride: usize, width: usize| (m - 1).saturating_mul(stride).saturating_add(width);
+    assert!(lda >= w.k && a.len() >= reach(lda, w.k), "inputs: {} floats for {m} rows of {}", a.len(), w.k);
+    assert!(ldo >= panels * LANES && out.len() >= reach(ldo, panels * LANES), "outputs: {} floats", out.len());
     if let Storage::Int8(panels, digits) = w.data {
         return int8::product(isa, team, p, (panels, digits), out, ldo);
     }
@@ -358,14 +367,16 @@ fn block<S: Simd, W: Weight>(s: S, b: &Block<'_>, w: &[W]) {
                     let m = height::<S>(tallest, last - row);
                     // What is read next: the next inputs, or the next panels.
                     let line = LANES * size_of::<W>();
-                    let next = line * if to < k { to - from } else { group * k - from };
-                    let mut ahead = (next, k * line);
+                    let bytes = line * if to < k { to - from } else { group * k - from };
+                    let mut ahead = Ahead::Each { bytes, apart: k * line };
                     if let Some(upcoming) = b.upcoming
-                        && (group > 1 && last - first > tallest)
+                        && group == 2
+                        && last - first > tallest
+                        && let Some(address) = upcoming.take((to - from) * line / LINE)
                     {
                         let read = w.as_ptr().wrapping_add((panel * k + from) * LANES).addr();
                         let tile = (row - first).div_ceil(tallest);
-                        ahead = in_turn(upcoming, tile, group, read, ahead, (to - from) * line);
+                        ahead = in_turn(tile, (bytes, k * line), address.wrapping_sub(read));
                     }
                     let waiting = if in_blocks { &mut waiting[row - first..] } else { &mut [][..] };
                     let at = At { row, m, panel, from, to, waiting, ahead };
@@ -387,24 +398,16 @@ fn block<S: Simd, W: Weight>(s: S, b: &Block<'_>, w: &[W]) {
     }
 }
 
-/// What tile `tile` of several asks for that read the same panels, from `read` on, where something is upcoming. All of them would ask for
-/// all that is read next; instead each does for one panel, and for `bytes` of what is upcoming at the place of the other.
+/// What one of several tiles of the same two panels asks for, where something is `upcoming`, so many bytes from what the tile reads. All of
+/// them would ask for all that is read next, which lies `bytes` behind, a panel `apart` from the other; instead each does for one panel, and for
+/// what is upcoming at the place of the other.
 ///
 /// Layers of E 65.3 to 59.5 and, in a slower phase, 66.9 to 60.1 ms on two threads, 123 to 116 on one (Zen 4, medians in turn). A further
 /// prefetch a step instead gave as much, but took 2 to 4 % of all other products. Tiles of one panel, all but the first of which
-/// asked for nothing but what is upcoming, gave nothing (AVX2). Prefetches of weights that pass the L3 cache by, which would leave it to
-/// keys and values, made layers 5 to 10 % slower.
-fn in_turn(
-    upcoming: &Upcoming,
-    tile: usize,
-    panels: usize,
-    read: usize,
-    (next, apart): (usize, usize),
-    bytes: usize,
-) -> (usize, usize) {
-    let Some(address) = upcoming.take(bytes / LINE) else { return (next, apart) };
-    let weights = next + tile % panels * apart;
-    (weights, address.wrapping_sub(read).wrapping_sub(weights))
+/// asked for nothing but what is upcoming, gave nothing (AVX2).
+fn in_turn(tile: usize, (bytes, apart): (usize, usize), upcoming: usize) -> Ahead {
+    let bytes = bytes + tile % 2 * apart;
+    Ahead::Each { bytes, apart: upcoming.wrapping_sub(bytes) }
 }
 
 /// Rows of the next tile. A last tile of few rows would have too few chains to keep the multipliers busy: it gets some of those of the
@@ -418,8 +421,7 @@ pub(crate) fn height<S: Simd>(tallest: usize, left: usize) -> usize {
 }
 
 /// Where a tile is: its first row, how many rows it writes, its first panel, its inputs `from..to`, the sums of earlier
-/// inputs, a row each (written by the tile of the same rows and panels that ended at `from`), and how many bytes behind
-/// its weights those are that are read next.
+/// inputs, a row each (written by the tile of the same rows and panels that ended at `from`), and what it asks for.
 struct At<'a> {
     row: usize,
     m: usize,
@@ -427,7 +429,7 @@ struct At<'a> {
     from: usize,
     to: usize,
     waiting: &'a mut [MaybeUninit<[f32; WIDEST * LANES]>],
-    ahead: (usize, usize),
+    ahead: Ahead,
 }
 
 impl At<'_> {
@@ -482,7 +484,7 @@ impl At<'_> {
             let sums = match b.interleaved {
                 Some(a) if M > FEW || S::ROWS <= FEW => {
                     let a = Rows::interleaved::<S>(a.as_ptr(), k, row, from);
-                    tile::<S, W, M, P>(s, to - from, a, w, Ahead::Each(ahead.0, ahead.1), sums)
+                    tile::<S, W, M, P>(s, to - from, a, w, ahead, sums)
                 }
                 None if M <= FEW => {
                     let a = Rows::apart(b.p.a.as_ptr().add(row * b.p.lda + from), b.p.lda);
@@ -512,5 +514,24 @@ impl At<'_> {
                 }
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two tiles ask for the panels that come next, one each, and for what is upcoming beside.
+    #[test]
+    fn tiles_in_turn_ask_for_everything() {
+        let asked = |ahead| match ahead {
+            Ahead::Each { bytes, apart } => [0, 1].map(|panel: usize| bytes.wrapping_add(panel.wrapping_mul(apart))),
+            Ahead::Nothing => [0; 2],
+        };
+        // The next panels are 3,000 and 4,000 bytes behind; what is upcoming lies before.
+        let upcoming = 0usize.wrapping_sub(9000);
+        assert_eq!(asked(in_turn(0, (3000, 1000), upcoming)), [3000, upcoming]);
+        assert_eq!(asked(in_turn(1, (3000, 1000), 500)), [4000, 500]);
+        assert_eq!(asked(in_turn(2, (3000, 1000), 700)), [3000, 700]);
     }
 }

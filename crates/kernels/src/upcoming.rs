@@ -65,7 +65,9 @@ mod tests {
             upcoming.clear(4);
             assert_eq!(upcoming.take(4), None);
             // Neighbours are one range; an empty one is none.
-            [lines(10..13), lines(13..19), &[], lines(2..3), lines(40..44)].map(|memory| upcoming.push(memory));
+            for memory in [lines(10..13), lines(13..19), &[], lines(2..3), lines(40..44)] {
+                upcoming.push(memory);
+            }
             let first = |line: usize| Some(lines(line..line).as_ptr().addr());
             for line in [10, 14, 18, 2, 40] {
                 assert_eq!(upcoming.take(4), first(line));

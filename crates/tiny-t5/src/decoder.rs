@@ -261,8 +261,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Has the products that come next ask for the keys and values of a block. Of so many that the caches would not keep them as long they ask
-    /// only for the first.
+    /// Has the products that come next ask for the keys and values of a block. Of so many that the caches would not keep them as
+    /// long they ask only for the first.
     fn look_ahead(&self, upcoming: &mut Upcoming, caches: &[KvCache], groups: &[Feed], block: usize) {
         upcoming.clear(caches.len() + groups.len());
         if self.kept == 0 || block == self.decoder.blocks.len() {

@@ -114,8 +114,8 @@ pub(crate) unsafe fn tile<S: Simd, W: Weight, const M: usize, const P: usize>(
 pub(crate) enum Ahead {
     /// One or two rows of a product read as fast as the processor's own prefetching brings.
     Nothing,
-    /// For every register that is read another one: with those of the first panel what lies so many `bytes` behind them, or before them (the
-    /// sum wraps), and with those of each further panel what lies so many bytes `apart` from what the panel before asks for.
+    /// For every register that is read another one: with those of the first panel what lies so many `bytes` behind them, or before
+    /// them (the sum wraps), and with those of each further panel what lies so many bytes `apart` from what the panel before asks for.
     ///
     /// With all lines of the panels that come next instead of a quarter of one F of the tiny shape took 79 ms instead of 112, with AVX2 76
     /// instead of 117, and the layers of E 144 instead of 154 (Zen 4, one thread, medians in turn). Further tiles of the same panels
@@ -398,9 +398,9 @@ fn block<S: Simd, W: Weight>(s: S, b: &Block<'_>, w: &[W]) {
     }
 }
 
-/// What one of several tiles of the same two panels asks for, where something is `upcoming`, so many bytes from what the tile reads. All of
-/// them would ask for all that is read next, which lies `bytes` behind, a panel `apart` from the other; instead each does for one panel, and for
-/// what is upcoming at the place of the other.
+/// What one of several tiles of the same two panels asks for, where something is `upcoming`, so many bytes from what the tile reads.
+/// All of them would ask for all that is read next, which lies `bytes` behind, a panel `apart` from the other; instead each does for
+/// one panel, and for what is upcoming at the place of the other.
 ///
 /// Layers of E 65.3 to 59.5 and, in a slower phase, 66.9 to 60.1 ms on two threads, 123 to 116 on one (Zen 4, medians in turn). A further
 /// prefetch a step instead gave as much, but took 2 to 4 % of all other products. Tiles of one panel, all but the first of which

@@ -67,9 +67,9 @@ const PARALLEL: usize = 96 * 1024;
 
 /// Attention of many sequences.
 ///
-/// `sequence(i)` gives the i-th of `count` sequences, several times; their rows ascend. `queries` is [rows, query_stride], `out` [rows, num_heads *
-/// padded(d_kv)], head h at h * padded(d_kv). `scratch` has a buffer for each thread of the team, grown where it is too
-/// short.
+/// `sequence(i)` gives the i-th of `count` sequences, several times; their rows ascend. `queries` is [rows, query_stride], `out`
+/// [rows, num_heads * padded(d_kv)], head h at h * padded(d_kv). `scratch` has a buffer for each thread of the team, grown where it
+/// is too short.
 ///
 /// # Panics
 /// Where a length does not fit, rows overlap, or a sequence that is asked for again has other rows.

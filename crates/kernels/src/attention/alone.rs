@@ -152,19 +152,13 @@ unsafe fn apart<S: Simd, W: Weight, const M: usize, const P: usize>(
     mut acc: [[S::F; P]; M],
 ) -> [[S::F; P]; M] {
     if M == 1 {
+        let each = Ahead::Each { bytes: ahead, apart: panel.wrapping_mul(size_of::<W>()) };
         let (rows, w) = (Rows::apart(x.0, x.1), (w, panel, step));
         // SAFETY: as the caller's.
         return unsafe {
             match ahead {
                 0 => tile::<S, W, M, P>(s, k, rows, w, Ahead::Nothing, acc),
-                _ => tile::<S, W, M, P>(
-                    s,
-                    k,
-                    rows,
-                    w,
-                    Ahead::Each { bytes: ahead, apart: panel.wrapping_mul(size_of::<W>()) },
-                    acc,
-                ),
+                _ => tile::<S, W, M, P>(s, k, rows, w, each, acc),
             }
         };
     }

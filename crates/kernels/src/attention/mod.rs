@@ -91,14 +91,15 @@ pub fn attention<'a>(
     // A sequence is asked for again where it is computed, and may have become another one.
     let mut checked = CHECKED.take();
     checked.clear();
-    let (mut end, mut most, mut work) = (0, 0, 0);
+    let (mut end, mut most, mut work) = (0, 0, 0usize);
     for i in 0..count {
         let a = sequence(i);
         check(shape, &a, floats, query_stride, out_floats);
         assert!(end <= a.rows.start && a.rows.start <= a.rows.end, "rows overlap");
         end = a.rows.end;
         most = most.max(a.rows.len());
-        work += a.rows.len().saturating_mul(a.keys.len).saturating_mul(width * 2);
+        // `check` found both within buffers that are there, but not their product.
+        work = work.saturating_add(a.rows.len().saturating_mul(a.keys.len).saturating_mul(width).saturating_mul(2));
         checked.push(a.rows);
     }
     let rows_of = &checked[..];

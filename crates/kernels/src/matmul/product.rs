@@ -119,7 +119,7 @@ pub(crate) enum Ahead {
     ///
     /// With all lines of the panels that come next instead of a quarter of one F of the tiny shape took 79 ms instead of 112, with AVX2 76
     /// instead of 117, and the layers of E 144 instead of 154 (Zen 4, one thread, medians in turn). Further tiles of the same panels
-    /// ask again, which costs nothing that was seen.
+    /// ask again, which costs nothing that was seen, unless something is upcoming: [`in_turn`].
     Each { bytes: usize, apart: usize },
 }
 
@@ -402,7 +402,7 @@ fn block<S: Simd, W: Weight>(s: S, b: &Block<'_>, w: &[W]) {
 /// All of them would ask for all that is read next, which lies `bytes` behind, a panel `apart` from the other; instead each does for
 /// one panel, and for what is upcoming at the place of the other.
 ///
-/// Layers of E 65.3 to 59.5 and, in a slower phase, 66.9 to 60.1 ms on two threads, 123 to 116 on one (Zen 4, medians in turn). A further
+/// Layers of E 63.0 to 57.7 ms on two threads, 116 to 107 on one (Zen 4, medians in turn). A further
 /// prefetch a step instead gave as much, but took 2 to 4 % of all other products. Tiles of one panel, all but the first of which
 /// asked for nothing but what is upcoming, gave nothing (AVX2).
 fn in_turn(tile: usize, (bytes, apart): (usize, usize), upcoming: usize) -> Ahead {

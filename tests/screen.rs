@@ -66,8 +66,10 @@ fn screen_deceived_in_100000_ways_finds_the_full_products_winner() {
         proptest::test_runner::TestRng::deterministic_rng(proptest::test_runner::RngAlgorithm::ChaCha),
     );
     let (served_in, declined_in) = (std::cell::Cell::new(0usize), std::cell::Cell::new(0usize));
+    // Short ones, and now and then one of whole blocks whose products meet in 16 bits.
+    let k = prop_oneof![15 => 1usize..24, 1 => 64usize..140];
     runner
-        .run(&(0u32..16, any::<u64>(), 1usize..200, 1usize..24, 1usize..3), |(kind, seed, n, k, digits)| {
+        .run(&(0u32..16, any::<u64>(), 1usize..200, k, 1usize..3), |(kind, seed, n, k, digits)| {
             let (h, w) = deceive(kind, seed, n, k);
             match screened(best, &h, &w, n, k, digits) {
                 Some(winner) => {
@@ -85,6 +87,32 @@ fn screen_deceived_in_100000_ways_finds_the_full_products_winner() {
     served += served_in.get();
     declined += declined_in.get();
     assert!(served > 60_000 && declined > 1_000, "{served} served, {declined} declined");
+}
+
+/// Where eight weights of one sign meet eight inputs that are the largest, sums of 16 bits would overflow if nothing bounded the weights.
+#[test]
+fn weights_of_one_sign_meet_the_largest_inputs() {
+    for k in [64, 100, 128, 256, 1000] {
+        for apart in [1, 2, 4, 16] {
+            // Of each row other weights are large: those whose place, in steps of `apart`, is the row's.
+            let large = |row: usize, i: usize| (i / apart).is_multiple_of(1 + row / 2);
+            let sign = |row: usize| if row.is_multiple_of(2) { 1.0 } else { -1.0 };
+            let weight =
+                |row: usize, i: usize| sign(row) * if large(row, i) { 1.0 } else { 0.01 * ((row + i) % 7) as f32 };
+            let w: Vec<f32> = (0..80).flat_map(|row| (0..k).map(move |i| weight(row, i))).collect();
+            for h in [vec![1.0; k], vec![-1.0; k], (0..k).map(|i| sign(i / apart)).collect()] {
+                for digits in [1, 2] {
+                    for isa in Isa::available() {
+                        assert_eq!(
+                            screened(isa, &h, &w, 80, k, digits),
+                            Some(full(&h, &w, 80, k)),
+                            "{isa:?} {k} {apart} {digits}"
+                        );
+                    }
+                }
+            }
+        }
+    }
 }
 
 #[test]

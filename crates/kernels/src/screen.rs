@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! build:  c_k = 2^i near the rms of column k         w' = w / c, h' = h c: the same products
-//!         s_v = max |w'_v| / 127, q_v = round(w'_v / s_v)
+//!         s_v = max(max |w'_v| / 127, what meets / 253), q_v = round(w'_v / s_v)
 //!         E_v >= |w'_v - s_v q_v|, W_v >= |w'_v|      Euclidean norms, rounded up
 //! scan:   h' ~ t x, x in -8191..=8191                 two digits of 7 bits: one load of q, two integer products;
 //!                                                     or one digit, half the products and some more survivors
@@ -18,6 +18,11 @@
 //! g |w'| |h'| bounds what the f32 chain itself rounds away: g = K u / (1 - K u), u = 2^-24 (Higham, *Accuracy and
 //! Stability of Numerical Algorithms*, lemma 3.1). The slack covers the f32 arithmetic of the bounds, and numbers so small that
 //! they are subnormal. Column scales keep outlier columns, as trained embeddings have, from coarsening all others.
+//!
+//! What meets: [`Simd::dot16`] adds the products of eight weights with digits of 7 bits in 16 bits, for which 127 times the sum of the
+//! positive ones, and of the negative ones, must be below 2^15: 258 a side. The scale sees to it with room for rounding. That makes
+//! numbers of normal distribution a quarter coarser.
+//!
 //! Integer sums are exact, so the survivors, too, are the same on every instruction set.
 
 mod scan;
@@ -31,6 +36,9 @@ use crate::turn::{ROWS, turn};
 pub const SCREEN_MAX_K: usize = 2048;
 /// Rows that share a bound.
 pub const SCREEN_GROUP: usize = 4 * LANES;
+
+/// Words of a row, in whole such blocks, of which [`Simd::dot16`] adds every fourth in 16 bits: the weights that meet there are bounded.
+const MEETING: usize = 16;
 
 /// Bytes behind a panel's weights: scale, E, W and the sum of q, for 16 rows.
 const BOUNDS: usize = 4 * LANES * 4;
@@ -168,14 +176,24 @@ fn quantise<S: Simd>(s: S, row: &[f32], inverse: &[f32], out: &mut [[i8; LANES]]
     let (row, _) = row.as_chunks::<LANES>();
     let (inverse, _) = inverse.as_chunks::<LANES>();
     let zero = s.splat(0.0);
-    let mut top = zero;
-    for (x, c) in row.iter().zip(inverse) {
-        // The same row of the panel that comes next, where they lie one behind the other. An address only.
-        s.prefetch(x.as_ptr().wrapping_add(LANES * row.len() * LANES).cast());
-        let x = s.mul(s.load_array(x), s.load_array(c));
-        top = s.max(s.max(x, s.sub(zero, x)), top);
+    let (mut top, mut bottom) = (zero, zero);
+    // The sums of the positive and of the negative weights that meet, in pairs of lanes; more where the last block is not whole.
+    let (mut above, mut below) = (zero, zero);
+    for (x, c) in row.chunks(MEETING / 4).zip(inverse.chunks(MEETING / 4)) {
+        let (mut sum, mut positive) = (zero, zero);
+        for (x, c) in x.iter().zip(c) {
+            // The same row of the panel that comes next, where they lie one behind the other. An address only.
+            s.prefetch(x.as_ptr().wrapping_add(LANES * row.len() * LANES).cast());
+            let x = s.mul(s.load_array(x), s.load_array(c));
+            (top, bottom) = (s.max(x, top), s.min(x, bottom));
+            (sum, positive) = (s.add(sum, x), s.add(positive, s.max(x, zero)));
+        }
+        (above, below) = (s.max(positive, above), s.max(s.sub(positive, sum), below));
     }
-    let scale = s.max_lane(top) / 127.0;
+    let meeting = [s.to_array(above), s.to_array(below)];
+    let meeting = meeting.as_flattened().as_chunks::<2>().0.iter().fold(0.0, |most: f32, [a, b]| most.max(a + b));
+    let most = s.max_lane(s.max(top, s.sub(zero, bottom)));
+    let scale = (most / 127.0).max(meeting / 253.0);
     let up = if scale > f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 };
     let (up, down, magic, most) = (s.splat(up), s.splat(-scale), s.splat(12_582_912.0), s.splat(127.0));
     let (mut errors, mut norms, mut sums) = (zero, zero, zero);

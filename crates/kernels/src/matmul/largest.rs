@@ -254,7 +254,10 @@ impl Scan<'_> {
                 let w = self.panels.as_ptr().add(panel * size).cast::<i8>();
                 // Tiles in turn ask for a part of the next group each. An address only: it may lie behind the last one.
                 let part = (row / M * GROUP + panel % GROUP) / P * (fours / CHUNK) * LINE;
-                let ahead = (M > 2).then(|| w.wrapping_add((GROUP - panel % GROUP) * size + part));
+                let ahead = match M {
+                    1 | 2 => S::PAIRS.then(|| (w.wrapping_add(GROUP * size), CHUNK)),
+                    _ => Some((w.wrapping_add((GROUP - panel % GROUP) * size + part), 1)),
+                };
                 let sums = sums::<S, M, P, 1>(s, (x, w), size, 0..fours, ahead, false);
                 let mut sizes = [[s.splat(0.0); 2]; P];
                 unrolled!(P of 4, p => { sizes[p] = sizes_of(s, w.add(p * size + fours * 4 * LANES)); });

@@ -1,6 +1,6 @@
 //! The scan: what the products of 64 rows at a time do not exceed, and which rows that leaves over.
 
-use super::{BOUNDS, Quantised, Query, SCREEN_GROUP, SCREEN_MAX_K, TINY, panel_bytes, screen_bytes};
+use super::{BOUNDS, MEETING, Quantised, Query, SCREEN_GROUP, SCREEN_MAX_K, TINY, panel_bytes, screen_bytes};
 use crate::matmul::{ask_for, chain_count, highest, joined, lines};
 use crate::region::{MAX_CHUNKS, Team};
 use crate::simd::{Isa, Kernel, LANES, LINE, Simd, TILE, TileSums, Tiles, unrolled};
@@ -195,9 +195,10 @@ impl Scan<'_> {
         let queries = std::array::from_fn(|m| self.queries[first + m].with(self.digits));
         let mut uppers = [s.splat(f32::NEG_INFINITY); M];
         for panel in (group * PANELS..(group + 1) * PANELS).step_by(P) {
-            // Tiles in turn ask for a part of the next group each; one query reads as fast as memory gives.
+            // Tiles in turn ask for a part of the next group each. One query or two read as fast as memory gives, but for old processors.
             let tile = (first / M * PANELS + panel % PANELS) / P;
-            let ahead = (M > 2).then_some(((PANELS - panel % PANELS) * panel_bytes(self.screen.k), tile));
+            let ahead =
+                (M > 2 || S::SIXTEENS).then_some(((PANELS - panel % PANELS) * panel_bytes(self.screen.k), tile));
             // SAFETY: as the caller's.
             let found = unsafe { intervals::<S, M, P, D>(s, self.screen, queries, panel, ahead) };
             unrolled!(M, m => {
@@ -259,13 +260,23 @@ unsafe fn intervals<S: Simd, const M: usize, const P: usize, const D: usize>(
     // SAFETY: a panel is `size` bytes: k / 4 groups of 64, then the bounds.
     unsafe {
         let w = screen.panels.as_ptr().add(panel * size).cast::<i8>();
-        // Written out by four, see `matmul::product::tile`.
-        let mut first = 0;
-        while first + STEPS <= words {
+        let ask_for_four = |first: usize| {
             if let Some((bytes, part)) = ahead {
                 let next = w.wrapping_add(bytes + (part * words + first) * LINE);
                 unrolled!(STEPS of 4, i => { s.prefetch(next.wrapping_add(i * LINE).cast()); });
             }
+        };
+        // Written out by four, see `matmul::product::tile`.
+        let mut first = 0;
+        while S::SIXTEENS && first + MEETING <= words {
+            unrolled!(STEPS of 4, i => {
+                ask_for_four(first + i * STEPS);
+                sums = add_words::<S, M, P, D>(s, queries, w, size, first + i, sums);
+            });
+            first += MEETING;
+        }
+        while first + STEPS <= words {
+            ask_for_four(first);
             unrolled!(STEPS of 4, i => {
                 let word = (first + i, i % chain_count::<S, M, P, D>());
                 sums = add_word::<S, M, P, D>(s, queries, w, size, word, sums);
@@ -387,6 +398,33 @@ unsafe fn add_word<S: Simd, const M: usize, const P: usize, const D: usize>(
                 if D == 2 {
                     sums[m][p][1][chain] = s.dot4(sums[m][p][1][chain], low, w);
                 }
+            });
+        });
+    }
+    sums
+}
+
+/// Adds the products of four words, i and every fourth behind it, to the first chain: the weights that [`super::MEETING`] speaks of.
+///
+/// # Safety
+/// As [`intervals`]; there are twelve words behind i.
+#[inline(always)]
+unsafe fn add_words<S: Simd, const M: usize, const P: usize, const D: usize>(
+    s: S,
+    queries: [&Quantised; M],
+    w: *const i8,
+    size: usize,
+    i: usize,
+    mut sums: [[[[S::I; 4]; 2]; P]; M],
+) -> [[[[S::I; 4]; 2]; P]; M] {
+    // SAFETY: as the caller's.
+    unsafe {
+        let digits = |digit: usize| std::array::from_fn(|m| queries[m].digits.as_ptr().add(i).cast::<u32>().add(digit));
+        unrolled!(P of 4, p => {
+            let w = w.add(p * size + i * 4 * LANES);
+            unrolled!(D of 4, d => {
+                let joint = s.dot16::<M>(std::array::from_fn(|m| sums[m][p][d][0]), digits(d), w);
+                unrolled!(M, m => { sums[m][p][d][0] = joint[m]; });
             });
         });
     }

@@ -142,6 +142,17 @@ pub trait Simd: Copy {
     /// # Safety
     /// `w` is valid for reading 64 bytes.
     unsafe fn dot4(self, sum: Self::I, a: u32, w: *const i8) -> Self::I;
+    /// [`Simd::dot16`] takes less than four times [`Simd::dot4`].
+    const SIXTEENS: bool = false;
+    /// As [`Simd::dot4`] four times, for M sums: of the words `8 i` at each of `a`, of bytes below 128, and the 64 bytes at `w + 256 i`.
+    /// Of the eight of these that lie in the same half of a lane's four bytes, the positive ones sum up to 258 at most, and the
+    /// negative ones to -258 at least: so that 16 bits hold their products' sum.
+    /// # Safety
+    /// `w` is valid for reading 832 bytes, each of `a` for 25 words.
+    #[inline(always)]
+    unsafe fn dot16<const M: usize>(self, sums: [Self::I; M], _a: [*const u32; M], _w: *const i8) -> [Self::I; M] {
+        sums // only where `SIXTEENS`
+    }
     /// Inputs of products with int8 weights are numbers of 16 bits, for [`Simd::dot4_pairs`]: where bytes would need more instructions.
     const PAIRS: bool = false;
     /// lane i += the four products of two pairs of numbers of 16 bits, of size at most 8191, and the bytes `4 i..` at `w`, as

@@ -431,8 +431,7 @@ fn screen_survivors(isa: Isa, kind: Embedding, tied: bool, t5: &T5) {
         black_box(first_max(isa, &out[..n]));
     });
     println!(
-        "  {row}: {:.0} % of {tokens} tokens decided, {:.1} rows for each; head {:.0} us a token, the full product {:.0} us",
-        100.0 * decided as f64 / tokens as f64,
+        "  {row}: {decided} of {tokens} tokens decided, {:.1} rows for each; head {:.0} us a token, the full product {:.0} us",
         survivors as f64 / decided.max(1) as f64,
         head * 1e6,
         full * 1e6

@@ -59,7 +59,7 @@ fn screened(isa: Isa, h: &[f32], w: &[f32], n: usize, k: usize, digits: usize) -
 #[test]
 fn screen_deceived_in_100000_ways_finds_the_full_products_winner() {
     let config = ProptestConfig { cases: 100_000, failure_persistence: None, ..ProptestConfig::default() };
-    let best = Isa::best();
+    let isas = Isa::available();
     let (mut served, mut declined) = (0usize, 0usize);
     let mut runner = proptest::test_runner::TestRunner::new_with_rng(
         config,
@@ -71,7 +71,7 @@ fn screen_deceived_in_100000_ways_finds_the_full_products_winner() {
     runner
         .run(&(0u32..16, any::<u64>(), 1usize..200, k, 1usize..3), |(kind, seed, n, k, digits)| {
             let (h, w) = deceive(kind, seed, n, k);
-            match screened(best, &h, &w, n, k, digits) {
+            match screened(isas[seed as usize % isas.len()], &h, &w, n, k, digits) {
                 Some(winner) => {
                     served_in.set(served_in.get() + 1);
                     prop_assert_eq!(winner, full(&h, &w, n, k), "kind {} n {} k {}", kind, n, k);
@@ -87,6 +87,35 @@ fn screen_deceived_in_100000_ways_finds_the_full_products_winner() {
     served += served_in.get();
     declined += declined_in.get();
     assert!(served > 60_000 && declined > 1_000, "{served} served, {declined} declined");
+}
+
+/// The weights that [`Screen::scan`] may add in 16 bits: of every fourth word of a block of 16, in the same half of a word. Their
+/// products with 127 must fit.
+#[test]
+fn weights_that_meet_are_bounded() {
+    for k in [16, 61, 64, 125, 128, 130, 256] {
+        for kind in 0..16 {
+            for seed in 0..20 {
+                let (_, w) = deceive(kind, seed, LANES, k);
+                let scales = ColumnScales::new(&w, 3 * k, k);
+                let rows: Vec<Vec<f32>> = w.chunks_exact(k).map(|row| wide(row, k)).collect();
+                let mut panel = vec![0u8; screen_bytes(LANES, k)];
+                if !pack_screen(Isa::best(), &std::array::from_fn(|lane| Some(&rows[lane][..])), &scales, &mut panel) {
+                    continue;
+                }
+                let weight =
+                    |word: usize, lane: usize, byte: usize| i32::from(panel[(word * LANES + lane) * 4 + byte] as i8);
+                for block in (0..k.div_ceil(4) / 16 * 16).step_by(16) {
+                    for (lane, word, half) in (0..LANES * 8).map(|i| (i / 8, block + i / 2 % 4, i % 2 * 2)) {
+                        let meet = |i: usize| weight(word + i / 2 * 4, lane, half + i % 2);
+                        let (above, below) = (0..8).map(meet).partition::<Vec<i32>, _>(|w| *w > 0);
+                        let most = above.iter().sum::<i32>().max(-below.iter().sum::<i32>());
+                        assert!(most * 127 < 1 << 15, "kind {kind} k {k} row {lane} word {word}: {most}");
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// Where eight weights of one sign meet eight inputs that are the largest, sums of 16 bits would overflow if nothing bounded the weights.

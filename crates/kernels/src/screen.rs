@@ -37,7 +37,7 @@ pub const SCREEN_MAX_K: usize = 2048;
 /// Rows that share a bound.
 pub const SCREEN_GROUP: usize = 4 * LANES;
 
-/// Words of a row, in whole such blocks, of which [`Simd::dot16`] adds every fourth in 16 bits: the weights that meet there are bounded.
+/// Words of a block: [`Simd::dot16`] adds every fourth of them in 16 bits. `quantise` bounds the weights that meet there.
 const MEETING: usize = 16;
 
 /// Bytes behind a panel's weights: scale, E, W and the sum of q, for 16 rows.
@@ -177,9 +177,10 @@ fn quantise<S: Simd>(s: S, row: &[f32], inverse: &[f32], out: &mut [[i8; LANES]]
     let (inverse, _) = inverse.as_chunks::<LANES>();
     let zero = s.splat(0.0);
     let (mut top, mut bottom) = (zero, zero);
-    // The sums of the positive and of the negative weights that meet, in pairs of lanes; more where the last block is not whole.
-    let (mut above, mut below) = (zero, zero);
-    for (x, c) in row.chunks(MEETING / 4).zip(inverse.chunks(MEETING / 4)) {
+    // The largest sum of positive weights that meet, and of negative ones. The last block counts even where it is not whole.
+    let mut meeting = zero;
+    const REGISTERS: usize = MEETING * 4 / LANES;
+    for (x, c) in row.chunks(REGISTERS).zip(inverse.chunks(REGISTERS)) {
         let (mut sum, mut positive) = (zero, zero);
         for (x, c) in x.iter().zip(c) {
             // The same row of the panel that comes next, where they lie one behind the other. An address only.
@@ -188,12 +189,10 @@ fn quantise<S: Simd>(s: S, row: &[f32], inverse: &[f32], out: &mut [[i8; LANES]]
             (top, bottom) = (s.max(x, top), s.min(x, bottom));
             (sum, positive) = (s.add(sum, x), s.add(positive, s.max(x, zero)));
         }
-        (above, below) = (s.max(positive, above), s.max(s.sub(positive, sum), below));
+        meeting = s.max(s.sum_pairs(positive, s.sub(positive, sum)), meeting);
     }
-    let meeting = [s.to_array(above), s.to_array(below)];
-    let meeting = meeting.as_flattened().as_chunks::<2>().0.iter().fold(0.0, |most: f32, [a, b]| most.max(a + b));
-    let most = s.max_lane(s.max(top, s.sub(zero, bottom)));
-    let scale = (most / 127.0).max(meeting / 253.0);
+    let largest = s.max(top, s.sub(zero, bottom));
+    let scale = s.max_lane(s.max(s.div(largest, s.splat(127.0)), s.div(meeting, s.splat(253.0))));
     let up = if scale > f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 };
     let (up, down, magic, most) = (s.splat(up), s.splat(-scale), s.splat(12_582_912.0), s.splat(127.0));
     let (mut errors, mut norms, mut sums) = (zero, zero, zero);

@@ -84,7 +84,7 @@ struct Finalists {
     apart: Vec<u32>,
     /// How many of the others the screen leaves over.
     left: usize,
-    /// All of them, ascending, with their logits; none where they are too many.
+    /// All of them, ascending, with their logits; where they are too many none, or for a guess with what their logits do not exceed.
     outputs: Vec<(u32, f32)>,
     /// Of a few of them.
     logits: Vec<f32>,
@@ -328,12 +328,13 @@ impl LmHead {
             let Finalists { row, apart, left, outputs, logits, weights, .. } = &mut finalists[0];
             screen.survivors(exec.isa, &queries[query], &uppers[query * groups..][..groups], apart, outputs);
             *left = outputs.len();
-            if *left == 0 || (*left > MAX_SURVIVORS && wanted == Wanted::Exact) {
+            let few = *left <= MAX_SURVIVORS;
+            if *left == 0 || (!few && wanted == Wanted::Exact) {
                 outputs.clear();
                 return;
             }
             outputs.extend(apart.iter().map(|id| (*id, f32::NAN)));
-            let unknown = if *left <= MAX_SURVIVORS { &mut outputs[..] } else { &mut outputs[*left..] };
+            let unknown = if few { &mut outputs[..] } else { &mut outputs[*left..] };
             exact(exec.isa, &tensor, model.dtype, hidden_of(*row), unknown, (weights, logits));
             outputs.sort_unstable_by_key(|(id, _)| *id);
         });

@@ -211,9 +211,10 @@ impl<const D: usize> Part<'_, D> {
             let w = self.panels.as_ptr().add(panel * size).cast::<i8>();
             let x = self.inputs.as_ptr().add(row * row_words);
             let steps = x.add(M * (row_words - 1)).cast::<f32>();
-            // Tiles in turn ask for what follows these panels. An address only: it may lie behind the last one.
+            // Tiles in turn ask for a part each of what follows these panels, those of one row or two for all of it, or nothing. An
+            // address only: it may lie behind the last one.
             let ahead = match M {
-                1 | 2 => S::PAIRS.then(|| (w.wrapping_add(P * size), CHUNK)),
+                1 | 2 => S::LONE_ASK.then(|| (w.wrapping_add(P * size), CHUNK)),
                 _ => Some((w.wrapping_add(P * size + row / M * (groups / CHUNK) * LINE), 1)),
             };
             for block in 0..groups.div_ceil(BLOCK) {
@@ -292,7 +293,7 @@ pub(super) unsafe fn sums<S: Simd, const M: usize, const P: usize, const D: usiz
     unsafe {
         while first + CHUNK <= of.end {
             if let Some((ahead, lines)) = ahead {
-                let ahead = ahead.wrapping_add((first - of.start) / CHUNK * lines * LINE);
+                let ahead = ahead.wrapping_add(first / CHUNK * lines * LINE);
                 unrolled!(CHUNK of 4, i => {
                     if i < lines {
                         s.prefetch(ahead.wrapping_add(i * LINE).cast());

@@ -195,10 +195,11 @@ impl Scan<'_> {
         let queries = std::array::from_fn(|m| self.queries[first + m].with(self.digits));
         let mut uppers = [s.splat(f32::NEG_INFINITY); M];
         for panel in (group * PANELS..(group + 1) * PANELS).step_by(P) {
-            // Tiles in turn ask for a part of the next group each. One query or two read as fast as memory gives, but for old processors.
+            // Tiles in turn ask for a part of the next group each; those of one query or two read as fast as memory gives anyway, or
+            // ask where they are alone.
             let tile = (first / M * PANELS + panel % PANELS) / P;
-            let ahead =
-                (M > 2 || S::SIXTEENS).then_some(((PANELS - panel % PANELS) * panel_bytes(self.screen.k), tile));
+            let ahead = (M > 2 || S::LONE_ASK && first == 0)
+                .then_some(((PANELS - panel % PANELS) * panel_bytes(self.screen.k), tile));
             // SAFETY: as the caller's.
             let found = unsafe { intervals::<S, M, P, D>(s, self.screen, queries, panel, ahead) };
             unrolled!(M, m => {
@@ -404,7 +405,7 @@ unsafe fn add_word<S: Simd, const M: usize, const P: usize, const D: usize>(
     sums
 }
 
-/// Adds the products of four words, i and every fourth behind it, to the first chain: the weights that [`super::MEETING`] speaks of.
+/// Adds the products of four words, i and every fourth behind it, to the first chain: the weights that [`MEETING`] speaks of.
 ///
 /// # Safety
 /// As [`intervals`]; there are twelve words behind i.

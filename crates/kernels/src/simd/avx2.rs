@@ -172,6 +172,15 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         })
     }
     #[inline(always)]
+    fn sum_pairs(self, a: F, b: F) -> F {
+        macro_rules! sum {
+            ($a:expr, $b:expr) => {
+                _mm256_add_ps(_mm256_shuffle_ps::<0b10_00_10_00>($a, $b), _mm256_shuffle_ps::<0b11_01_11_01>($a, $b))
+            };
+        }
+        registers!((sum!(a.0, b.0), sum!(a.1, b.1)))
+    }
+    #[inline(always)]
     fn pow2(self, n: F) -> F {
         registers!({
             let bias = _mm256_set1_epi32(127);
@@ -180,6 +189,9 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         })
     }
 
+    // A scan of the screen of 32128 x 256 for one query and two: 731 and 966 us without, 610 and 677 with; a step of int8 layers takes
+    // 14 % less (Zen 1, 2026-11-30, in turn).
+    const LONE_ASK: bool = !VNNI;
     #[inline(always)]
     fn prefetch(self, p: *const u8) {
         registers!(_mm_prefetch::<_MM_HINT_T1>(p.cast()))
@@ -211,7 +223,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     const SIXTEENS: bool = !VNNI;
     #[inline(always)]
     unsafe fn dot16<const M: usize>(self, mut sums: [Self::I; M], a: [*const u32; M], w: *const i8) -> [Self::I; M] {
-        // SAFETY: the caller vouches for reading four times 64 bytes from `w` on and four words of each of `a`, the proof for the features.
+        // SAFETY: the caller vouches for reading 832 bytes at `w` and 25 words at each of `a`, the proof for the features.
         unsafe {
             let ones = _mm256_set1_epi16(1);
             // Half a register for all M, then the other half: M numbers of 16 bits beside 2 M sums are what 16 registers hold.

@@ -150,6 +150,10 @@ impl Simd for Avx512 {
         registers!(_mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), no, yes))
     }
     #[inline(always)]
+    fn sum_pairs(self, a: __m512, b: __m512) -> __m512 {
+        registers!(_mm512_add_ps(_mm512_shuffle_ps::<0b10_00_10_00>(a, b), _mm512_shuffle_ps::<0b11_01_11_01>(a, b)))
+    }
+    #[inline(always)]
     fn pow2(self, n: __m512) -> __m512 {
         registers!({
             let exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));

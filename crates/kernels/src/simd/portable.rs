@@ -149,6 +149,13 @@ impl Simd for Portable {
         from_fn(|i| a[i].simd_lt(b[i]).select(yes[i], no[i]))
     }
     #[inline(always)]
+    fn sum_pairs(self, a: F, b: F) -> F {
+        let (a, b) = (lanes(a), lanes(b));
+        from_lanes(from_fn(|i| {
+            if i < LANES / 2 { a[2 * i] + a[2 * i + 1] } else { b[2 * i - LANES] + b[2 * i - LANES + 1] }
+        }))
+    }
+    #[inline(always)]
     fn pow2(self, n: F) -> F {
         pow2(n)
     }

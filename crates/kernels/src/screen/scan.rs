@@ -195,11 +195,11 @@ impl Scan<'_> {
         let queries = std::array::from_fn(|m| self.queries[first + m].with(self.digits));
         let mut uppers = [s.splat(f32::NEG_INFINITY); M];
         for panel in (group * PANELS..(group + 1) * PANELS).step_by(P) {
-            // Tiles in turn ask for a part of the next group each; those of one query or two read as fast as memory gives anyway, or
-            // ask where they are alone.
-            let tile = (first / M * PANELS + panel % PANELS) / P;
-            let ahead = (M > 2 || S::LONE_ASK && first == 0)
-                .then_some(((PANELS - panel % PANELS) * panel_bytes(self.screen.k), tile));
+            // Tiles in turn ask for a part of the next group each, those of one query or two for all of it, or nothing.
+            let earlier = if M > 2 { first / M * PANELS } else { 0 };
+            let part = (earlier + panel % PANELS) / P;
+            let ahead =
+                (M > 2 || S::LONE_ASK).then_some(((PANELS - panel % PANELS) * panel_bytes(self.screen.k), part));
             // SAFETY: as the caller's.
             let found = unsafe { intervals::<S, M, P, D>(s, self.screen, queries, panel, ahead) };
             unrolled!(M, m => {

@@ -256,8 +256,8 @@ impl Query {
 /// Digits that pay: two where reading the weights takes the time of both, for one vector with VNNI.
 ///
 /// Measured for 32128 x 256 (Zen 4, 2026-11, microseconds for 1, 2 and 4 vectors, two digits, beside other work): AVX-512
-/// 107, 178, 323; AVX2, before [`Simd::dot16`], 309, 547, 775. A digit less halves the products. For one vector two digits with AVX-VNNI take 94, 98 % of
-/// reading the weights (Zen 5). Groups that a scan leaves over are looked at with two digits anyway.
+/// 107, 178, 323; AVX2, where each product was still widened, 309, 547, 775. A digit less halves the products. For one vector two digits
+/// with AVX-VNNI take 94, 98 % of reading the weights (Zen 5). Groups that a scan leaves over are looked at with two digits anyway.
 #[must_use]
 pub fn screen_digits(isa: Isa, queries: usize) -> usize {
     if ["amx", "avx512", "avxvnni"].contains(&isa.name()) && queries == 1 { 2 } else { 1 }

@@ -189,9 +189,6 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         })
     }
 
-    // A scan of the screen of 32128 x 256 for one query and two: 731 and 966 us without, 610 and 677 with; a step of int8 layers takes
-    // 14 % less (Zen 1, 2026-11-30, in turn).
-    const LONE_ASK: bool = !VNNI;
     #[inline(always)]
     fn prefetch(self, p: *const u8) {
         registers!(_mm_prefetch::<_MM_HINT_T1>(p.cast()))

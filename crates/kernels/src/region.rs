@@ -182,9 +182,7 @@ impl Team {
         if threads <= 1 || cfg!(not(feature = "rayon")) {
             return Team::alone();
         }
-        let team = Team { threads, shared: Some(Arc::new(Shared::new(threads))) };
-        team.call_helpers();
-        team
+        Team { threads, shared: Some(Arc::new(Shared::new(threads))) }
     }
 
     /// Runs `call` with a team: [`Team::new`].
@@ -274,6 +272,23 @@ impl Team {
         });
     }
 
+    /// Runs `other` on a worker of the pool, before that worker helps anybody, and `here` on this thread. Where no worker has come until
+    /// `here` is done, and where the team is one thread, `other` runs here, too.
+    ///
+    /// # Panics
+    /// Where one of the two panics.
+    pub fn beside<A, B: Send + 'static>(
+        &self,
+        other: impl FnOnce() -> B + Send + 'static,
+        here: impl FnOnce() -> A,
+    ) -> (A, B) {
+        #[cfg(feature = "rayon")]
+        if self.threads > 1 {
+            return pool::beside(self.threads - 1, other, here);
+        }
+        (here(), other())
+    }
+
     #[cfg(feature = "rayon")]
     fn call_helpers(&self) {
         let Some(shared) = &self.shared else { return };
@@ -281,11 +296,15 @@ impl Team {
         if shared.watched.closed.load(Ordering::Relaxed) {
             shared.watched.closed.store(false, Ordering::Release);
         }
+        if shared.helpers.load(Ordering::Relaxed) >= wanted {
+            return;
+        }
         while shared.helpers.load(Ordering::Relaxed) < wanted {
             shared.helpers.fetch_add(1, Ordering::AcqRel);
             let shared = Arc::clone(shared);
             pool::spawn(wanted as usize, move || shared.help());
         }
+        crate::processor::let_leave();
     }
 
     #[cfg(not(feature = "rayon"))]
@@ -345,10 +364,45 @@ impl<T> SendPtr<T> {
 
 #[cfg(feature = "rayon")]
 mod pool {
-    use std::sync::OnceLock;
+    use crate::processor;
+    use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+    use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 
-    /// Spawns on the pool that the caller is in, else on this crate's own.
+    /// What [`super::Team::beside`] does, where there are workers.
+    pub(super) fn beside<A, B: Send + 'static>(
+        workers: usize,
+        other: impl FnOnce() -> B + Send + 'static,
+        here: impl FnOnce() -> A,
+    ) -> (A, B) {
+        let other = Arc::new(Mutex::new(Some(other)));
+        let take = |other: &Mutex<Option<_>>| other.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (send, receive) = mpsc::channel();
+        let theirs = Arc::clone(&other);
+        spawn(workers, move || {
+            if let Some(other) = take(&theirs) {
+                // Nobody waits for it where `here` panicked.
+                let _ = send.send(catch_unwind(AssertUnwindSafe(other)));
+            }
+        });
+        processor::let_leave();
+        let of_here = here();
+        let of_other = match take(&other) {
+            Some(other) => other(),
+            None => {
+                let done = receive.recv().expect("whoever takes it sends what it returns");
+                done.unwrap_or_else(|panic| resume_unwind(panic))
+            }
+        };
+        (of_here, of_other)
+    }
+
+    /// Spawns on the pool that the caller is in, else on this crate's own; on another processor than the caller's.
     pub(super) fn spawn(workers: usize, job: impl FnOnce() + Send + 'static) {
+        let caller = processor::current();
+        let job = move || {
+            processor::leave(caller);
+            job();
+        };
         static OWN: OnceLock<Option<rayon::ThreadPool>> = OnceLock::new();
         if rayon::current_thread_index().is_some() {
             return rayon::spawn(job);
@@ -453,6 +507,28 @@ mod tests {
             });
             assert_eq!(total.into_inner(), 16);
         });
+    }
+
+    #[test]
+    fn beside_runs_both_once_and_reports_a_panic_of_either() {
+        for threads in [1, 2, 5] {
+            let team = Team::new(threads);
+            for round in 0..200 {
+                let sum = AtomicUsize::new(0);
+                let here = || {
+                    team.run(8, |_, chunk| {
+                        sum.fetch_add(chunk, Ordering::Relaxed);
+                    });
+                    round + 1
+                };
+                assert_eq!(team.beside(move || round, here), (round + 1, round));
+                assert_eq!(sum.into_inner(), 28);
+            }
+            let panics = |call: &dyn Fn()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).is_err();
+            assert!(panics(&|| ((), ()) = team.beside(|| panic!("on purpose"), || ())));
+            assert!(panics(&|| ((), ()) = team.beside(|| (), || panic!("on purpose"))));
+            assert_eq!(team.beside(|| 1, || 2), (2, 1));
+        }
     }
 
     #[test]

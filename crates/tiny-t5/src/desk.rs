@@ -43,6 +43,11 @@ pub(crate) struct Kept {
 }
 
 impl Desk {
+    /// The first one, with the team that loaded the model: its helpers are still there for a call that comes at once.
+    pub(crate) fn of(team: Team) -> Desk {
+        Desk { team: Some(team), ..Desk::default() }
+    }
+
     /// Runs a call on the buffers, with a team of threads.
     pub(crate) fn run<R>(&mut self, t5: &T5, call: impl FnOnce(Exec<'_>, &mut State) -> R) -> R {
         // Whatever a call that panics leaves behind goes with it.

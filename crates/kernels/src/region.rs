@@ -1,8 +1,9 @@
 //! Threads: one team a call, and regions whose chunks idle workers claim.
 //!
 //! ```text
-//! Team::enter(threads, |team| ...)          // a call: idle workers of the rayon pool are asked to help
-//!     team.run(chunks, |worker, chunk| ..)  // a region: whoever is there claims chunks, the caller too
+//! Team::enter(threads, |team| ...)          // a call
+//!     team.run(chunks, |worker, chunk| ..)  // a region: idle workers of the rayon pool are asked to help; whoever is there claims chunks,
+//!                                           // the caller too
 //! ```
 //!
 //! A region costs a store and, where a helper takes part, the wait for the chunks that it has claimed: nobody waits for
@@ -160,7 +161,7 @@ fn pause(round: u32) {
     }
 }
 
-/// The threads of one call.
+/// The threads of one call at a time.
 pub struct Team {
     threads: usize,
     shared: Option<Arc<Shared>>,
@@ -174,7 +175,8 @@ impl Team {
     }
 
     /// A team of up to `threads` threads: the calling one, and workers of the rayon pool that the caller is in, or else of this
-    /// crate's own. The helpers go back to their pool when the team is dropped, and when it has nothing to do.
+    /// crate's own. Helpers come with the first region, and go back to their pool when the team is dropped, and when it has had nothing to do
+    /// for about a millisecond.
     ///
     /// With `threads` of 1, or without the feature `rayon`, no pool is touched.
     #[must_use]
@@ -272,11 +274,11 @@ impl Team {
         });
     }
 
-    /// Runs `other` on a worker of the pool, before that worker helps anybody, and `here` on this thread. Where no worker has come until
+    /// Runs `other` on a worker of the pool, before that worker helps this team, and `here` on this thread. Where no worker has come until
     /// `here` is done, and where the team is one thread, `other` runs here, too.
     ///
     /// # Panics
-    /// Where one of the two panics.
+    /// Where one of the two panics; if it is `here`, `other` may still run.
     pub fn beside<A, B: Send + 'static>(
         &self,
         other: impl FnOnce() -> B + Send + 'static,
@@ -296,15 +298,11 @@ impl Team {
         if shared.watched.closed.load(Ordering::Relaxed) {
             shared.watched.closed.store(false, Ordering::Release);
         }
-        if shared.helpers.load(Ordering::Relaxed) >= wanted {
-            return;
-        }
         while shared.helpers.load(Ordering::Relaxed) < wanted {
             shared.helpers.fetch_add(1, Ordering::AcqRel);
             let shared = Arc::clone(shared);
             pool::spawn(wanted as usize, move || shared.help());
         }
-        crate::processor::let_leave();
     }
 
     #[cfg(not(feature = "rayon"))]
@@ -384,7 +382,6 @@ mod pool {
                 let _ = send.send(catch_unwind(AssertUnwindSafe(other)));
             }
         });
-        processor::let_leave();
         let of_here = here();
         let of_other = match take(&other) {
             Some(other) => other(),
@@ -396,20 +393,17 @@ mod pool {
         (of_here, of_other)
     }
 
-    /// Spawns on the pool that the caller is in, else on this crate's own; on another processor than the caller's.
+    /// Spawns on the pool that the caller is in, else on this crate's own, whose workers leave the caller's processor.
     pub(super) fn spawn(workers: usize, job: impl FnOnce() + Send + 'static) {
-        let caller = processor::current();
-        let job = move || {
-            processor::leave(caller);
-            job();
-        };
         static OWN: OnceLock<Option<rayon::ThreadPool>> = OnceLock::new();
         if rayon::current_thread_index().is_some() {
             return rayon::spawn(job);
         }
         // Made on first use, with a worker for every other processor, or as many as were asked for then. A process that
         // may not make threads goes on alone: `job` is dropped and the caller does all the work.
+        let mut made = false;
         let own = OWN.get_or_init(|| {
+            made = true;
             let others = std::thread::available_parallelism().map_or(1, usize::from).saturating_sub(1);
             rayon::ThreadPoolBuilder::new()
                 .num_threads(workers.max(others))
@@ -418,7 +412,15 @@ mod pool {
                 .ok()
         });
         if let Some(pool) = own {
-            pool.spawn(job);
+            let caller = processor::current();
+            pool.spawn(move || {
+                processor::leave(caller);
+                job();
+            });
+            // A new thread on this processor would begin some milliseconds later; one that wakes begins at once.
+            if made {
+                std::thread::yield_now();
+            }
         }
     }
 }
@@ -523,6 +525,19 @@ mod tests {
                 };
                 assert_eq!(team.beside(move || round, here), (round + 1, round));
                 assert_eq!(sum.into_inner(), 28);
+            }
+            #[cfg(feature = "rayon")]
+            if threads > 1 {
+                // `here` waits for `other`, so it is another thread that runs it; a pool without an idle worker leaves it to the caller.
+                let (send, receive) = std::sync::mpsc::channel();
+                let this = std::thread::current().id();
+                let send = move || send.send(std::thread::current().id()).unwrap();
+                let seen = team.beside(send, || receive.recv_timeout(std::time::Duration::from_secs(60))).0;
+                assert!(seen.unwrap() != this);
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+                let id = || std::thread::current().id();
+                let (here, other) = pool.install(|| team.beside(id, id));
+                assert_eq!(here, other);
             }
             let panics = |call: &dyn Fn()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).is_err();
             assert!(panics(&|| ((), ()) = team.beside(|| panic!("on purpose"), || ())));

@@ -17,7 +17,7 @@ use tiny_t5_kernels::Team;
 #[derive(Default)]
 pub(crate) struct Desk {
     pub(crate) state: State,
-    /// Made by the first call; its helpers go home between calls.
+    /// Made by the first call, or by loading the model; its helpers go home between calls.
     team: Option<Team>,
     /// Of the last call that generated: most calls come with the options of the one before.
     settings: Option<Box<Kept>>,

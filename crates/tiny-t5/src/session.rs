@@ -58,7 +58,9 @@ impl T5 {
     /// A session of this model, with its threads and instruction set. It is cheap to make; its buffers grow with use.
     #[must_use]
     pub fn session(&self) -> Session {
-        let (desk, generated, encoded, embedded) = Default::default();
+        let (generated, encoded, embedded) = Default::default();
+        // One that a call has left, or the loading of the model, whose helpers may still be there.
+        let desk = self.desks().pop().unwrap_or_default();
         Session { t5: self.clone(), desk, generated, encoded, embedded }
     }
 }

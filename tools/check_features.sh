@@ -32,8 +32,9 @@ for features in "${sets[@]}"; do
         embedded) tests=(--test goldens --test lowlevel) ;;
         *) tests=(--test goldens --test tasks) ;;
         esac
-        # What is not in the kernels needs no long optimisation here.
-        cargo test "${library[@]}" --config 'profile.test.package.tiny-t5.opt-level=1' "${tests[@]}"
+        # These tests take seconds and an optimised build a minute.
+        fast=(--config profile.test.package.tiny-t5.opt-level=0 --config profile.test.package.tiny-t5-kernels.opt-level=1)
+        cargo test "${library[@]}" "${fast[@]}" "${tests[@]}"
         ;;
     check) cargo check "${library[@]}" --all-targets ;;
     *) cargo test "${library[@]}" ;;

@@ -50,6 +50,8 @@ struct Shared {
     taken: AtomicBool,
     /// A chunk panicked.
     panicked: AtomicBool,
+    /// The processor that the caller was on when the region began.
+    caller: AtomicUsize,
     /// Helpers that were asked for and have not gone home.
     helpers: AtomicU32,
     /// Worker numbers that no helper holds.
@@ -74,6 +76,7 @@ impl Shared {
             done: AtomicUsize::new(0),
             taken: AtomicBool::new(false),
             panicked: AtomicBool::new(false),
+            caller: AtomicUsize::new(usize::MAX),
             helpers: AtomicU32::new(0),
             free: Mutex::new((1..threads).collect()),
         }
@@ -97,11 +100,12 @@ impl Shared {
         }
     }
 
-    /// Computes chunks until none is left to claim; whether there was one.
-    fn work(&self, worker: usize) -> bool {
+    /// Computes chunks until none is left to claim, `before` each claim's; whether there was one.
+    fn work(&self, worker: usize, before: impl Fn()) -> bool {
         let mut any = false;
         while let Some(chunks) = self.claim() {
             any = true;
+            before();
             let job = self.job.load(Ordering::Acquire).cast::<&Job<'_>>();
             let finished = Finished(self, chunks.len());
             for chunk in chunks {
@@ -115,9 +119,15 @@ impl Shared {
         any
     }
 
-    /// The life of a helper.
-    #[cfg_attr(not(feature = "rayon"), allow(dead_code))]
-    fn help(&self) {
+    /// The life of a helper, on a worker of this crate's own pool or somebody else's.
+    #[cfg(feature = "rayon")]
+    fn help(&self, own: bool) {
+        // Whenever a thread has slept it may find itself on the caller's processor, as when both waited for the system's memory.
+        let leave = || {
+            if own {
+                crate::processor::leave(self.caller.load(Ordering::Relaxed));
+            }
+        };
         let free = || self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(worker) = free().pop() else {
             self.helpers.fetch_sub(1, Ordering::AcqRel);
@@ -126,7 +136,8 @@ impl Shared {
         let mut idle = 0;
         while !self.watched.closed.load(Ordering::Acquire) && idle < SPINS + YIELDS {
             // A panic in a job is reported by `Finished`, and raised again by the caller of the region.
-            let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.work(worker))).unwrap_or(true);
+            let worked = || self.work(worker, leave);
+            let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(worked)).unwrap_or(true);
             if worked {
                 idle = 0;
             } else {
@@ -301,7 +312,7 @@ impl Team {
         while shared.helpers.load(Ordering::Relaxed) < wanted {
             shared.helpers.fetch_add(1, Ordering::AcqRel);
             let shared = Arc::clone(shared);
-            pool::spawn(wanted as usize, move || shared.help());
+            pool::spawn(wanted as usize, move |own| shared.help(own));
         }
     }
 
@@ -337,11 +348,13 @@ impl Shared {
         let epoch = (self.watched.claim.load(Ordering::Relaxed) >> 32).wrapping_add(1) & 0xffff_ffff;
         self.done.store(0, Ordering::Relaxed);
         self.panicked.store(false, Ordering::Relaxed);
+        #[cfg(feature = "rayon")]
+        self.caller.store(crate::processor::current(), Ordering::Relaxed);
         let pointer: *const &Job<'_> = &job;
         self.job.store(pointer.cast_mut().cast(), Ordering::Release);
         self.watched.claim.store(epoch << 32 | (chunks as u64) << 16, Ordering::Release);
         let close = Close(self, chunks);
-        self.work(0);
+        self.work(0, || ());
         drop(close);
         if self.panicked.load(Ordering::Acquire) {
             panic!("a chunk of a parallel region panicked on another thread");
@@ -376,7 +389,7 @@ mod pool {
         let take = |other: &Mutex<Option<_>>| other.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (send, receive) = mpsc::channel();
         let theirs = Arc::clone(&other);
-        spawn(workers, move || {
+        spawn(workers, move |_| {
             if let Some(other) = take(&theirs) {
                 // Nobody waits for it where `here` panicked.
                 let _ = send.send(catch_unwind(AssertUnwindSafe(other)));
@@ -393,11 +406,12 @@ mod pool {
         (of_here, of_other)
     }
 
-    /// Spawns on the pool that the caller is in, else on this crate's own, whose workers leave the caller's processor.
-    pub(super) fn spawn(workers: usize, job: impl FnOnce() + Send + 'static) {
+    /// Spawns on the pool that the caller is in, else on this crate's own, whose workers leave the caller's processor; the job hears
+    /// whether it is that one.
+    pub(super) fn spawn(workers: usize, job: impl FnOnce(bool) + Send + 'static) {
         static OWN: OnceLock<Option<rayon::ThreadPool>> = OnceLock::new();
         if rayon::current_thread_index().is_some() {
-            return rayon::spawn(job);
+            return rayon::spawn(move || job(false));
         }
         // Made on first use, with a worker for every other processor, or as many as were asked for then. A process that
         // may not make threads goes on alone: `job` is dropped and the caller does all the work.
@@ -415,7 +429,7 @@ mod pool {
             let caller = processor::current();
             pool.spawn(move || {
                 processor::leave(caller);
-                job();
+                job(true);
             });
             // A new thread on this processor would begin some milliseconds later; one that wakes begins at once.
             if made {
@@ -437,8 +451,8 @@ mod model {
             let helper = {
                 let shared = Arc::clone(&shared);
                 loom::thread::spawn(move || {
-                    shared.work(1);
-                    shared.work(1);
+                    shared.work(1, || ());
+                    shared.work(1, || ());
                 })
             };
             // Of four chunks the first claim takes two.

@@ -24,7 +24,6 @@ pub mod machine;
 mod math;
 mod matmul;
 mod near;
-#[cfg(feature = "rayon")]
 mod processor;
 mod region;
 mod rms_norm;

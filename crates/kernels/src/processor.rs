@@ -1,12 +1,13 @@
 //! The processor that a thread is on, and how a helper leaves its caller's.
 //!
-//! Linux often gives a thread that is new or wakes the processor of whoever woke it, and the two take turns there until it looks again,
-//! some milliseconds later: most of all in a virtual machine, where a processor that sleeps is taken for one that the host has
-//! stopped. A helper there helps nobody. Of calls that come 30 ms apart each took 1.4 ms on two threads instead of 1.8 to 2.1 once helpers
-//! leave (Zen 4, two processors, the embedded model, a word a call). To which processor a helper goes is the system's choice, and not
-//! always an idle one.
+//! Linux often gives a thread that is new, or wakes, the processor of whoever woke it, and the two take turns there until it looks again,
+//! ten milliseconds later: most of all in a virtual machine, where a processor that sleeps is taken for one that the host has
+//! stopped. A helper there helps nobody. So helpers look where they are when they come, and whenever they take a share of a region: they
+//! may have slept meanwhile, as where both threads waited for memory from the system. Of calls that come 30 ms apart each took 1.4 ms on two
+//! threads instead of 1.8 to 2.1 (Zen 4, two processors, the embedded model, a word a call). To which processor a helper goes is the
+//! system's choice, and not always an idle one.
 
-#[cfg(target_os = "linux")]
+#[cfg(all(feature = "rayon", target_os = "linux"))]
 mod linux {
     use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
     use std::sync::OnceLock;
@@ -59,21 +60,21 @@ mod linux {
         })
     }
 }
-#[cfg(target_os = "linux")]
+#[cfg(all(feature = "rayon", target_os = "linux"))]
 pub(crate) use linux::{current, leave};
 
-/// Elsewhere threads stay where the system puts them.
-#[cfg(not(target_os = "linux"))]
+/// Elsewhere threads stay where the system puts them, and without `rayon` there is one.
+#[cfg(not(all(feature = "rayon", target_os = "linux")))]
 mod others {
     pub(crate) fn current() -> usize {
         0
     }
     pub(crate) fn leave(_caller: usize) {}
 }
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(all(feature = "rayon", target_os = "linux")))]
 pub(crate) use others::{current, leave};
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(all(test, feature = "rayon", target_os = "linux"))]
 mod tests {
     use super::linux::{may_ask, without};
     use super::*;

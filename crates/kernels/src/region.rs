@@ -15,6 +15,7 @@
 //! so a claim succeeds only for the region that the word describes. The caller returns from a region when all its chunks
 //! are done, and only then may the job that they point to die.
 
+use crate::processor;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use sync::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -100,7 +101,7 @@ impl Shared {
         }
     }
 
-    /// Computes chunks until none is left to claim, `before` each claim's; whether there was one.
+    /// Computes chunks until none is left to claim, with `before` in front of what each claim gave; whether there was one.
     fn work(&self, worker: usize, before: impl Fn()) -> bool {
         let mut any = false;
         while let Some(chunks) = self.claim() {
@@ -120,12 +121,12 @@ impl Shared {
     }
 
     /// The life of a helper, on a worker of this crate's own pool or somebody else's.
-    #[cfg(feature = "rayon")]
+    #[cfg_attr(not(feature = "rayon"), allow(dead_code))]
     fn help(&self, own: bool) {
         // Whenever a thread has slept it may find itself on the caller's processor, as when both waited for the system's memory.
         let leave = || {
             if own {
-                crate::processor::leave(self.caller.load(Ordering::Relaxed));
+                processor::leave(self.caller.load(Ordering::Relaxed));
             }
         };
         let free = || self.free.lock().unwrap_or_else(PoisonError::into_inner);
@@ -348,8 +349,7 @@ impl Shared {
         let epoch = (self.watched.claim.load(Ordering::Relaxed) >> 32).wrapping_add(1) & 0xffff_ffff;
         self.done.store(0, Ordering::Relaxed);
         self.panicked.store(false, Ordering::Relaxed);
-        #[cfg(feature = "rayon")]
-        self.caller.store(crate::processor::current(), Ordering::Relaxed);
+        self.caller.store(processor::current(), Ordering::Relaxed);
         let pointer: *const &Job<'_> = &job;
         self.job.store(pointer.cast_mut().cast(), Ordering::Release);
         self.watched.claim.store(epoch << 32 | (chunks as u64) << 16, Ordering::Release);

@@ -106,9 +106,9 @@ impl Shared {
         let mut any = false;
         while let Some(chunks) = self.claim() {
             any = true;
-            before();
             let job = self.job.load(Ordering::Acquire).cast::<&Job<'_>>();
             let finished = Finished(self, chunks.len());
+            before();
             for chunk in chunks {
                 // SAFETY: `job` points to the `&Job` on the stack of `Team::run`, which does not return before `done` counts every chunk of
                 // its epoch: these, when `finished` drops. The pointer is of the claimed epoch: it was stored before the word that the

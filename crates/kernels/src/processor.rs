@@ -1,10 +1,10 @@
 //! The processor that a thread is on, and how a helper leaves its caller's.
 //!
 //! Linux often gives a thread that is new, or wakes, the processor of whoever woke it, and the two take turns there until it looks again,
-//! ten milliseconds later: most of all in a virtual machine, where a processor that sleeps is taken for one that the host has
+//! up to ten milliseconds later: most of all in a virtual machine, where a processor that sleeps is taken for one that the host has
 //! stopped. A helper there helps nobody. So helpers look where they are when they come, and whenever they take a share of a region: they
-//! may have slept meanwhile, as where both threads waited for memory from the system. Of calls that come 30 ms apart each took 1.4 ms on two
-//! threads instead of 1.8 to 2.1 (Zen 4, two processors, the embedded model, a word a call). To which processor a helper goes is the
+//! may have slept meanwhile, as where both threads waited for memory from the system. Of calls that come 30 ms apart each took 1.4 ms on
+//! two threads instead of 1.8 to 2.1 (Zen 4, two processors, the embedded model, a word a call). To which processor a helper goes is the
 //! system's choice, and not always an idle one.
 
 #[cfg(all(feature = "rayon", target_os = "linux"))]
@@ -31,7 +31,7 @@ mod linux {
         }
     }
 
-    /// The others, if there are any.
+    /// Processors but one, if there are others.
     pub(super) fn without(mut all: CpuSet, processor: usize) -> Option<CpuSet> {
         if processor < CpuSet::MAX_CPU {
             all.unset(processor);

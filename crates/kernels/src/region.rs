@@ -101,14 +101,17 @@ impl Shared {
         }
     }
 
-    /// Computes chunks until none is left to claim, with `before` in front of what each claim gave; whether there was one.
-    fn work(&self, worker: usize, before: impl Fn()) -> bool {
+    /// Computes chunks until none is left to claim; whether there was one. A thread that `leaves` looks before each share whether it is on
+    /// the caller's processor: it may have slept meanwhile, as when both waited for the system's memory.
+    fn work(&self, worker: usize, leaves: bool) -> bool {
         let mut any = false;
         while let Some(chunks) = self.claim() {
             any = true;
             let job = self.job.load(Ordering::Acquire).cast::<&Job<'_>>();
             let finished = Finished(self, chunks.len());
-            before();
+            if leaves {
+                processor::leave(self.caller.load(Ordering::Relaxed));
+            }
             for chunk in chunks {
                 // SAFETY: `job` points to the `&Job` on the stack of `Team::run`, which does not return before `done` counts every chunk of
                 // its epoch: these, when `finished` drops. The pointer is of the claimed epoch: it was stored before the word that the
@@ -120,15 +123,9 @@ impl Shared {
         any
     }
 
-    /// The life of a helper, on a worker of this crate's own pool or somebody else's.
+    /// The life of a helper, on a worker of this crate's `own` pool or somebody else's.
     #[cfg_attr(not(feature = "rayon"), allow(dead_code))]
     fn help(&self, own: bool) {
-        // Whenever a thread has slept it may find itself on the caller's processor, as when both waited for the system's memory.
-        let leave = || {
-            if own {
-                processor::leave(self.caller.load(Ordering::Relaxed));
-            }
-        };
         let free = || self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(worker) = free().pop() else {
             self.helpers.fetch_sub(1, Ordering::AcqRel);
@@ -137,8 +134,8 @@ impl Shared {
         let mut idle = 0;
         while !self.watched.closed.load(Ordering::Acquire) && idle < SPINS + YIELDS {
             // A panic in a job is reported by `Finished`, and raised again by the caller of the region.
-            let worked = || self.work(worker, leave);
-            let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(worked)).unwrap_or(true);
+            let work = || self.work(worker, own);
+            let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or(true);
             if worked {
                 idle = 0;
             } else {
@@ -187,8 +184,8 @@ impl Team {
     }
 
     /// A team of up to `threads` threads: the calling one, and workers of the rayon pool that the caller is in, or else of this
-    /// crate's own. Helpers come with the first region, and go back to their pool when the team is dropped, and when it has had nothing to do
-    /// for about a millisecond.
+    /// crate's own. Helpers come with the first region, and go back to their pool when the team is dropped, and when it has had nothing
+    /// to do for about a millisecond.
     ///
     /// With `threads` of 1, or without the feature `rayon`, no pool is touched.
     #[must_use]
@@ -354,7 +351,7 @@ impl Shared {
         self.job.store(pointer.cast_mut().cast(), Ordering::Release);
         self.watched.claim.store(epoch << 32 | (chunks as u64) << 16, Ordering::Release);
         let close = Close(self, chunks);
-        self.work(0, || ());
+        self.work(0, false);
         drop(close);
         if self.panicked.load(Ordering::Acquire) {
             panic!("a chunk of a parallel region panicked on another thread");
@@ -451,8 +448,8 @@ mod model {
             let helper = {
                 let shared = Arc::clone(&shared);
                 loom::thread::spawn(move || {
-                    shared.work(1, || ());
-                    shared.work(1, || ());
+                    shared.work(1, false);
+                    shared.work(1, false);
                 })
             };
             // Of four chunks the first claim takes two.

@@ -30,7 +30,7 @@ fn screened(isa: Isa, h: &[f32], w: &[f32], n: usize, k: usize, digits: usize) -
     let screen = Screen::new(n, k, &packed);
     let mut uppers = vec![0.0; screen.groups()];
     screen.scan(isa, &Team::alone(), std::slice::from_ref(&query), digits, &mut uppers);
-    // On AVX2 several add their products in another way.
+    // Several are added in tiles of other shapes.
     if digits == 1 {
         let mut of_two = vec![0.0; 2 * screen.groups()];
         screen.scan(isa, &Team::alone(), &[query.clone(), query.clone()], digits, &mut of_two);

@@ -211,8 +211,12 @@ impl<const D: usize> Part<'_, D> {
             let w = self.panels.as_ptr().add(panel * size).cast::<i8>();
             let x = self.inputs.as_ptr().add(row * row_words);
             let steps = x.add(M * (row_words - 1)).cast::<f32>();
-            // Tiles in turn ask for what follows these panels. An address only: it may lie behind the last one.
-            let ahead = (M > 2).then(|| w.wrapping_add(P * size + row / M * (groups / CHUNK) * LINE));
+            // Tiles in turn ask for a part each of what follows these panels, those of one row or two for all of it, or nothing. An
+            // address only: it may lie behind the last one.
+            let ahead = match M {
+                1 | 2 => S::LONE_ASK.then(|| (w.wrapping_add(P * size), CHUNK)),
+                _ => Some((w.wrapping_add(P * size + row / M * (groups / CHUNK) * LINE), 1)),
+            };
             for block in 0..groups.div_ceil(BLOCK) {
                 let of = block * BLOCK..((block + 1) * BLOCK).min(groups);
                 let sums = sums::<S, M, P, D>(s, (x, w), size, of, ahead, S::PAIRS);
@@ -266,7 +270,7 @@ pub(crate) fn joined<S: Simd, const M: usize, const P: usize, const D: usize>(s:
 }
 
 /// The one inner loop: the sums of M rows of inputs, of `D` digits, with P panels, `size` bytes from one to the next, over
-/// the words `of`. Every fourth word asks for a further line of `ahead`.
+/// the words `of`. Every fourth word asks for so many further lines of `ahead`, up to 4.
 ///
 /// `x` are the inputs of the tile, `[k / 16][M][D][4]` words, or `[k / 16][M][4][2]` `pairs`; `w` are the weights of its first panel.
 /// Words are written out by four; see `product::tile`.
@@ -279,7 +283,7 @@ pub(super) unsafe fn sums<S: Simd, const M: usize, const P: usize, const D: usiz
     (x, w): (*const u32, *const i8),
     size: usize,
     of: Range<usize>,
-    ahead: Option<*const i8>,
+    ahead: Option<(*const i8, usize)>,
     pairs: bool,
 ) -> [[[S::I; D]; P]; M] {
     let words = if pairs { 2 } else { D };
@@ -288,8 +292,13 @@ pub(super) unsafe fn sums<S: Simd, const M: usize, const P: usize, const D: usiz
     // SAFETY: words below `of.end` are there.
     unsafe {
         while first + CHUNK <= of.end {
-            if let Some(ahead) = ahead {
-                s.prefetch(ahead.wrapping_add(first / CHUNK * LINE).cast());
+            if let Some((ahead, lines)) = ahead {
+                let ahead = ahead.wrapping_add(first / CHUNK * lines * LINE);
+                unrolled!(CHUNK of 4, i => {
+                    if i < lines {
+                        s.prefetch(ahead.wrapping_add(i * LINE).cast());
+                    }
+                });
             }
             let at = (x.add(first * M * words), w.add(first * 4 * LANES));
             unrolled!(CHUNK of 4, i => {

@@ -252,9 +252,13 @@ impl Scan<'_> {
             let steps = x.add(M * (words(k) - 2)).cast::<f32>();
             for panel in (group * GROUP..(group + 1) * GROUP).step_by(P) {
                 let w = self.panels.as_ptr().add(panel * size).cast::<i8>();
-                // Tiles in turn ask for a part of the next group each. An address only: it may lie behind the last one.
+                // Tiles in turn ask for a part of the next group each, those of one row or two for all of it, or nothing. An address
+                // only: it may lie behind the last one.
                 let part = (row / M * GROUP + panel % GROUP) / P * (fours / CHUNK) * LINE;
-                let ahead = (M > 2).then(|| w.wrapping_add((GROUP - panel % GROUP) * size + part));
+                let ahead = match M {
+                    1 | 2 => S::LONE_ASK.then(|| (w.wrapping_add(GROUP * size), CHUNK)),
+                    _ => Some((w.wrapping_add((GROUP - panel % GROUP) * size + part), 1)),
+                };
                 let sums = sums::<S, M, P, 1>(s, (x, w), size, 0..fours, ahead, false);
                 let mut sizes = [[s.splat(0.0); 2]; P];
                 unrolled!(P of 4, p => { sizes[p] = sizes_of(s, w.add(p * size + fours * 4 * LANES)); });

@@ -189,6 +189,9 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         })
     }
 
+    // A scan of the screen of 32128 x 256 for one query and two: 731 and 966 us without, 610 and 677 with; a step of int8 layers takes
+    // 14 % less (Zen 1, in turn). On Zen 3 a whole A takes 13 % less, in int8 19 %. Zen 4 loses by it, and has AVX-512.
+    const LONE_ASK: bool = !VNNI;
     #[inline(always)]
     fn prefetch(self, p: *const u8) {
         registers!(_mm_prefetch::<_MM_HINT_T1>(p.cast()))

@@ -131,6 +131,9 @@ pub trait Simd: Copy {
         self.mul(self.mul(x, self.pow2(h)), self.pow2(self.sub(n, h)))
     }
 
+    /// Tiles of one or two rows ask for the weights of 8 bits that come next: where the processor's own prefetching brings less than
+    /// memory gives.
+    const LONE_ASK: bool = false;
     /// Asks for the line of `p` in the caches, which need not be valid.
     #[inline(always)]
     fn prefetch(self, _p: *const u8) {}
@@ -248,8 +251,8 @@ fn tree(mut v: [f32; LANES], combine: impl Fn(f32, f32) -> f32) -> f32 {
 pub trait Kernel {
     /// What it returns.
     type Out;
-    /// It uses [`Simd::dot4`], [`Simd::dot16`], [`Simd::dot4_signed`], [`Simd::int_signed`], [`Simd::signed`] or [`Simd::PAIRS`], or what
-    /// another kernel laid out by these: it is compiled for instruction sets that differ in them alone, too.
+    /// It uses [`Simd::dot4`], [`Simd::dot16`], [`Simd::dot4_signed`], [`Simd::int_signed`], [`Simd::signed`], [`Simd::PAIRS`] or
+    /// [`Simd::LONE_ASK`], or what another kernel laid out by these: it is compiled for instruction sets that differ in them alone, too.
     const INTEGERS: bool = false;
     /// The computation; must be `#[inline(always)]`, so that it takes on its caller's instruction set.
     fn run<S: Simd>(self, s: S) -> Self::Out;

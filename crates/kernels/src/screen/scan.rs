@@ -166,7 +166,7 @@ impl Kernel for Scan<'_> {
                 first += unsafe {
                     match (left, one_digit) {
                         (8.., true) if S::PANELS == 2 => self.group::<S, 8, 2, 1>(s, first, group),
-                        (4.., true) if S::WIDEST == 4 => self.group::<S, 4, 1, 1>(s, first, group),
+                        (4.., true) if S::WIDEST == 4 && !S::SIXTEENS => self.group::<S, 4, 1, 1>(s, first, group),
                         (2.., true) if S::WIDEST == 4 => self.group::<S, 2, 1, 1>(s, first, group),
                         (_, true) if S::WIDEST == 4 => self.group::<S, 1, 1, 1>(s, first, group),
                         _ => self.group::<S, 1, 1, 2>(s, first, group),
@@ -189,17 +189,16 @@ impl Scan<'_> {
         first: usize,
         group: usize,
     ) -> usize {
-        if (M > 1 && S::WIDEST < 4) || (M == 8 && S::PANELS < 2) {
+        if (M > 1 && S::WIDEST < 4) || (M > 2 && S::SIXTEENS) || (M == 8 && S::PANELS < 2) {
             return M; // never asked for; no code is made for it
         }
         let queries = std::array::from_fn(|m| self.queries[first + m].with(self.digits));
         let mut uppers = [s.splat(f32::NEG_INFINITY); M];
         for panel in (group * PANELS..(group + 1) * PANELS).step_by(P) {
-            // Tiles in turn ask for a part of the next group each, those of one query or two for all of it, or nothing.
-            let earlier = if M > 2 { first / M * PANELS } else { 0 };
-            let part = (earlier + panel % PANELS) / P;
-            let ahead =
-                (M > 2 || S::LONE_ASK).then_some(((PANELS - panel % PANELS) * panel_bytes(self.screen.k), part));
+            // Tiles in turn ask for a part of the next group each; of two queries or one the first for all of it, or none does.
+            let part = (first / M * PANELS + panel % PANELS) / P;
+            let asks = M > 2 || (S::LONE_ASK && first == 0);
+            let ahead = asks.then_some(((PANELS - panel % PANELS) * panel_bytes(self.screen.k), part));
             // SAFETY: as the caller's.
             let found = unsafe { intervals::<S, M, P, D>(s, self.screen, queries, panel, ahead) };
             unrolled!(M, m => {

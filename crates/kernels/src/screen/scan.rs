@@ -194,11 +194,14 @@ impl Scan<'_> {
         }
         let queries = std::array::from_fn(|m| self.queries[first + m].with(self.digits));
         let mut uppers = [s.splat(f32::NEG_INFINITY); M];
+        // The first two of many queries need not ask for all of the next group at once, which is more than memory gives meanwhile.
+        let lines = if M == 2 && self.queries.len() >= 2 * PANELS { 1 } else { STEPS };
         for panel in (group * PANELS..(group + 1) * PANELS).step_by(P) {
-            // Tiles in turn ask for a part of the next group each; of two queries or one the first for all of it, or none does.
+            // Tiles in turn ask for a part of the next group each; one query or two for no more than it has, or nothing.
             let part = (first / M * PANELS + panel % PANELS) / P;
-            let asks = M > 2 || (S::LONE_ASK && first == 0);
-            let ahead = asks.then_some(((PANELS - panel % PANELS) * panel_bytes(self.screen.k), part));
+            let asks = M > 2 || (S::LONE_ASK && part * lines < PANELS * STEPS);
+            let behind = (PANELS - panel % PANELS) * panel_bytes(self.screen.k);
+            let ahead = asks.then_some((behind + part * (self.screen.k.div_ceil(4) * lines / STEPS) * LINE, lines));
             // SAFETY: as the caller's.
             let found = unsafe { intervals::<S, M, P, D>(s, self.screen, queries, panel, ahead) };
             unrolled!(M, m => {
@@ -242,7 +245,8 @@ impl Kernel for Rows<'_> {
 
 /// The bounds of the products of M queries with the rows of P panels, of `D` digits: [lower, upper].
 ///
-/// `ahead` is how many bytes behind these panels what is read next begins, and which part of it to ask for.
+/// Every fourth word asks for so many further lines of what is read next, up to 4: `ahead` is how many bytes behind these panels it is,
+/// and how many lines.
 ///
 /// # Safety
 /// Panels `panel..panel + P` are there; the M queries fit the screen, and have no more than `D` digits.
@@ -260,23 +264,27 @@ unsafe fn intervals<S: Simd, const M: usize, const P: usize, const D: usize>(
     // SAFETY: a panel is `size` bytes: k / 4 groups of 64, then the bounds.
     unsafe {
         let w = screen.panels.as_ptr().add(panel * size).cast::<i8>();
-        let ask_for_four = |first: usize| {
-            if let Some((bytes, part)) = ahead {
-                let next = w.wrapping_add(bytes + (part * words + first) * LINE);
-                unrolled!(STEPS of 4, i => { s.prefetch(next.wrapping_add(i * LINE).cast()); });
+        let ask = |first: usize| {
+            if let Some((bytes, lines)) = ahead {
+                let next = w.wrapping_add(bytes + first / STEPS * lines * LINE);
+                unrolled!(STEPS of 4, i => {
+                    if i < lines {
+                        s.prefetch(next.wrapping_add(i * LINE).cast());
+                    }
+                });
             }
         };
         // Written out by four, see `matmul::product::tile`.
         let mut first = 0;
         while S::SIXTEENS && D == 1 && first + MEETING <= words {
             unrolled!(STEPS of 4, i => {
-                ask_for_four(first + i * STEPS);
+                ask(first + i * STEPS);
                 sums = add_words::<S, M, P>(s, queries, w, size, first + i, sums);
             });
             first += MEETING;
         }
         while first + STEPS <= words {
-            ask_for_four(first);
+            ask(first);
             unrolled!(STEPS of 4, i => {
                 let word = (first + i, i % chain_count::<S, M, P, D>());
                 sums = add_word::<S, M, P, D>(s, queries, w, size, word, sums);

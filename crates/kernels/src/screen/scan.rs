@@ -154,7 +154,7 @@ impl Kernel for Scan<'_> {
     type Out = ();
     const INTEGERS: bool = true;
     /// A group stays in the L1 cache while the queries pass. Queries share each load of the weights; two digits are for one query,
-    /// which waits for memory anyway: panel after panel, as they lie.
+    /// which waits for memory anyway: panel after panel, as they lie. Where weights meet in 16 bits, registers are for two queries.
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let one_digit = self.digits == 1;
@@ -165,11 +165,16 @@ impl Kernel for Scan<'_> {
                 // SAFETY: `scan` gives whole groups, and found the queries as long as the panels ask for.
                 first += unsafe {
                     match (left, one_digit) {
-                        (8.., true) if S::PANELS == 2 => self.group::<S, 8, 2, 1>(s, first, group),
-                        (4.., true) if S::WIDEST == 4 && !S::SIXTEENS => self.group::<S, 4, 1, 1>(s, first, group),
-                        (2.., true) if S::WIDEST == 4 => self.group::<S, 2, 1, 1>(s, first, group),
-                        (_, true) if S::WIDEST == 4 => self.group::<S, 1, 1, 1>(s, first, group),
-                        _ => self.group::<S, 1, 1, 2>(s, first, group),
+                        (8.., true) if S::PANELS == 2 => self.group::<S, 8, 2, 1, STEPS>(s, first, group),
+                        (4.., true) if S::WIDEST == 4 && !S::SIXTEENS => {
+                            self.group::<S, 4, 1, 1, STEPS>(s, first, group)
+                        }
+                        (2.., true) if S::SIXTEENS && self.queries.len() >= 2 * STEPS => {
+                            self.group::<S, 2, 1, 1, 1>(s, first, group)
+                        }
+                        (2.., true) if S::WIDEST == 4 => self.group::<S, 2, 1, 1, STEPS>(s, first, group),
+                        (_, true) if S::WIDEST == 4 => self.group::<S, 1, 1, 1, STEPS>(s, first, group),
+                        _ => self.group::<S, 1, 1, 2, STEPS>(s, first, group),
                     }
                 };
             }
@@ -178,12 +183,12 @@ impl Kernel for Scan<'_> {
 }
 
 impl Scan<'_> {
-    /// Returns M.
+    /// Every fourth word asks for `A` lines of the next group. Returns M.
     ///
     /// # Safety
     /// The group is whole; queries `first..first + M` are there and fit the screen.
     #[inline(always)]
-    unsafe fn group<S: Simd, const M: usize, const P: usize, const D: usize>(
+    unsafe fn group<S: Simd, const M: usize, const P: usize, const D: usize, const A: usize>(
         &self,
         s: S,
         first: usize,
@@ -192,18 +197,21 @@ impl Scan<'_> {
         if (M > 1 && S::WIDEST < 4) || (M > 2 && S::SIXTEENS) || (M == 8 && S::PANELS < 2) {
             return M; // never asked for; no code is made for it
         }
+        if A < STEPS && !S::SIXTEENS {
+            return M; // as well
+        }
         let queries = std::array::from_fn(|m| self.queries[first + m].with(self.digits));
         let mut uppers = [s.splat(f32::NEG_INFINITY); M];
-        // The first two of many queries need not ask for all of the next group at once, which is more than memory gives meanwhile.
-        let lines = if M == 2 && self.queries.len() >= 2 * PANELS { 1 } else { STEPS };
         for panel in (group * PANELS..(group + 1) * PANELS).step_by(P) {
-            // Tiles in turn ask for a part of the next group each; one query or two for no more than it has, or nothing.
+            // Tiles in turn ask for a part each of the next group, and high ones of what lies behind it. Of one or two rows it is no more
+            // than the group, or nothing: the first pair asks for all of it, or of many the first four for a quarter each, since all
+            // at once is more than memory gives meanwhile.
             let part = (first / M * PANELS + panel % PANELS) / P;
-            let asks = M > 2 || (S::LONE_ASK && part * lines < PANELS * STEPS);
+            let asks = M > 2 || (S::LONE_ASK && part * A < PANELS * STEPS);
             let behind = (PANELS - panel % PANELS) * panel_bytes(self.screen.k);
-            let ahead = asks.then_some((behind + part * (self.screen.k.div_ceil(4) * lines / STEPS) * LINE, lines));
+            let ahead = asks.then_some(behind + part * (self.screen.k.div_ceil(4) / STEPS * A) * LINE);
             // SAFETY: as the caller's.
-            let found = unsafe { intervals::<S, M, P, D>(s, self.screen, queries, panel, ahead) };
+            let found = unsafe { intervals::<S, M, P, D, A>(s, self.screen, queries, panel, ahead) };
             unrolled!(M, m => {
                 unrolled!(P of 4, p => { uppers[m] = s.max(found[m][p][1], uppers[m]); });
             });
@@ -233,7 +241,7 @@ impl Kernel for Rows<'_> {
         let last = screen.n.div_ceil(LANES);
         for panel in group * PANELS..((group + 1) * PANELS).min(last) {
             // SAFETY: `rows` found the group there, and the query as long as the panels ask for; panels are below n / 16.
-            let [[[lower, upper]]] = unsafe { intervals::<S, 1, 1, 2>(s, screen, [&query.fine], panel, None) };
+            let [[[lower, upper]]] = unsafe { intervals::<S, 1, 1, 2, STEPS>(s, screen, [&query.fine], panel, None) };
             let out = &mut out[panel % PANELS * LANES..][..LANES];
             for ((out, lower), upper) in out.iter_mut().zip(s.to_array(lower)).zip(s.to_array(upper)) {
                 *out = Bounds { lower, upper };
@@ -245,18 +253,17 @@ impl Kernel for Rows<'_> {
 
 /// The bounds of the products of M queries with the rows of P panels, of `D` digits: [lower, upper].
 ///
-/// Every fourth word asks for so many further lines of what is read next, up to 4: `ahead` is how many bytes behind these panels it is,
-/// and how many lines.
+/// Every fourth word asks for `A` further lines, up to 4, of what is read next, so many bytes `ahead` of the first panel.
 ///
 /// # Safety
 /// Panels `panel..panel + P` are there; the M queries fit the screen, and have no more than `D` digits.
 #[inline(always)]
-unsafe fn intervals<S: Simd, const M: usize, const P: usize, const D: usize>(
+unsafe fn intervals<S: Simd, const M: usize, const P: usize, const D: usize, const A: usize>(
     s: S,
     screen: Screen<'_>,
     queries: [&Quantised; M],
     panel: usize,
-    ahead: Option<(usize, usize)>,
+    ahead: Option<usize>,
 ) -> [[[S::F; 2]; P]; M] {
     let (words, size) = (screen.k.div_ceil(4), panel_bytes(screen.k));
     let mut sums = [[[[s.int_zero(); 4]; 2]; P]; M];
@@ -265,13 +272,9 @@ unsafe fn intervals<S: Simd, const M: usize, const P: usize, const D: usize>(
     unsafe {
         let w = screen.panels.as_ptr().add(panel * size).cast::<i8>();
         let ask = |first: usize| {
-            if let Some((bytes, lines)) = ahead {
-                let next = w.wrapping_add(bytes + first / STEPS * lines * LINE);
-                unrolled!(STEPS of 4, i => {
-                    if i < lines {
-                        s.prefetch(next.wrapping_add(i * LINE).cast());
-                    }
-                });
+            if let Some(bytes) = ahead {
+                let next = w.wrapping_add(bytes + first / STEPS * A * LINE);
+                unrolled!(A of 4, i => { s.prefetch(next.wrapping_add(i * LINE).cast()); });
             }
         };
         // Written out by four, see `matmul::product::tile`.

@@ -227,7 +227,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         // SAFETY: the caller vouches for reading 832 bytes at `w` and 25 words at each of `a`, the proof for the features.
         unsafe {
             let (zero, ones) = (_mm256_setzero_si256(), _mm256_set1_epi16(1));
-            // For M of 2 as many registers as there are: 4 sums, 4 numbers of 16 bits, 2 weights, a broadcast, a product and the ones.
+            // For M of 2 thirteen of 16 registers: 4 sums, 4 numbers of 16 bits, 2 weights, a broadcast, a product and the ones.
             let mut pairs = [(zero, zero); M];
             unrolled!(WORDS of 4, i => {
                 let (first, second) = (_mm256_loadu_si256(w.add(i * 256).cast()), _mm256_loadu_si256(w.add(i * 256 + 32).cast()));

@@ -194,11 +194,12 @@ impl Scan<'_> {
         first: usize,
         group: usize,
     ) -> usize {
-        if (M > 1 && S::WIDEST < 4) || (M > 2 && S::SIXTEENS) || (M == 8 && S::PANELS < 2) {
-            return M; // never asked for; no code is made for it
-        }
-        if A < STEPS && !S::SIXTEENS {
-            return M; // as well
+        let never = (M > 1 && S::WIDEST < 4)
+            || (M > 2 && S::SIXTEENS)
+            || (M == 8 && S::PANELS < 2)
+            || (A < STEPS && !S::SIXTEENS);
+        if never {
+            return M; // `run` does not ask for such tiles; here so that no code is made for them
         }
         let queries = std::array::from_fn(|m| self.queries[first + m].with(self.digits));
         let mut uppers = [s.splat(f32::NEG_INFINITY); M];

@@ -166,7 +166,7 @@ fn screen_is_the_same_on_every_isa() {
 
 #[test]
 fn scan_many_queries_and_threads_equal_one() {
-    // 64 inputs at a time, where the processor multiplies tiles, and what they cannot take: blocks of 64, with some words behind them.
+    // 64 inputs at a time, where the processor multiplies tiles; 96 are not for them, and behind the last block of 100 is a word.
     for k in [96, 100, 128] {
         scan_many(2000, k);
     }

@@ -225,16 +225,15 @@ pub struct Query {
 struct Quantised {
     /// The digits of x + 8192, four inputs a word: high, low. Of one digit all x are multiples of 128, and the low ones zero.
     digits: Vec<[u32; 2]>,
-    /// t
+    /// The unit of its bounds: t, and of one digit 128 t.
     scale: f32,
-    /// What E is multiplied with.
+    /// What E is multiplied with, in that unit.
     of_error: f32,
     /// What W is multiplied with.
     of_norm: f32,
+    /// More than all that subnormal numbers can lose.
+    tiny: f32,
 }
-
-/// Added to every radius: more than all that subnormal numbers can lose.
-const TINY: f32 = 1e-30;
 
 impl Query {
     /// Prepares `h` `[k]`; false where the bounds would not hold or not help: numbers that are not finite, or all zero.
@@ -318,14 +317,13 @@ impl Kernel for Prepare<'_> {
         // Sums of k squares in f32 are right to k u, less than 2e-4; what squares too small for f32 lose is below 1e-20.
         let root = |squares| f64::from(s.sum(squares)).sqrt() * 1.001 + 1e-20;
         let (norm, near, off) = (root(norm), root(near), root(off));
-        // The centre s t (q x) takes five roundings in f32 at most and its size is at most (W + E) |t x|: 16 u covers them and
+        // The centre s t (q x) takes three roundings in f32 and its size is at most (W + E) |t x|: 16 u covers them and
         // those of the radius itself.
         let slack = 16.0 * U;
-        let up = |x: f64| ((x * (1.0 + 1e-6)) as f32).next_up();
-        out.scale = scale / if digits == 1 { 128.0 } else { 1.0 }; // exact: a power of two, of a number that is checked below
-        out.of_error = up(near * (1.0 + slack));
-        out.of_norm = up(off + gamma * norm + slack * near + 1e-30);
-        let fine = |x: f32| x < 1e18;
-        norm.is_finite() && scale > 1e-30 && inverse.is_finite() && fine(out.of_error) && fine(out.of_norm)
+        let (of_error, of_norm) = (near * (1.0 + slack), off + gamma * norm + slack * near + 1e-30);
+        let up = |x: f64| ((x / f64::from(scale) * (1.0 + 1e-6)) as f32).next_up();
+        (out.scale, out.of_error, out.of_norm, out.tiny) = (scale, up(of_error), up(of_norm), up(1e-30));
+        let fine = |x: f64| x < 1e18;
+        norm.is_finite() && scale > 1e-30 && inverse.is_finite() && fine(of_error) && fine(of_norm)
     }
 }

@@ -226,7 +226,7 @@ impl<const D: usize> Part<'_, D> {
                         let sum = match D {
                             _ if S::PAIRS => sums[m][p][0],
                             1 => s.int_signed(sums[m][p][0], of_weights),
-                            _ => s.int_join(sums[m][p][0], sums[m][p][D - 1], of_weights),
+                            _ => s.int_join(s.int_less(sums[m][p][0], of_weights), sums[m][p][D - 1]),
                         };
                         dots[m][p] = s.add(dots[m][p], s.int_to_f32(sum));
                     });

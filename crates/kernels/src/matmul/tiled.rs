@@ -63,7 +63,7 @@ impl<const D: usize> Kernel for Tiled<'_, D> {
                                     1 => sum,
                                     _ => {
                                         let of_weights = behind.cast::<i32>().add(block * LANES);
-                                        s.int_join(sum, s.int_load(sums[D - 1].of(row, p)), of_weights)
+                                        s.int_join(s.int_less(sum, of_weights), s.int_load(sums[D - 1].of(row, p)))
                                     }
                                 };
                                 let before = if block == 0 { s.splat(0.0) } else { s.load_array(dots) };

@@ -1,6 +1,6 @@
 //! The scan: what the products of 64 rows at a time do not exceed, and which rows that leaves over.
 
-use super::{BOUNDS, MEETING, Quantised, Query, SCREEN_GROUP, SCREEN_MAX_K, TINY, panel_bytes, screen_bytes};
+use super::{BOUNDS, MEETING, Quantised, Query, SCREEN_GROUP, SCREEN_MAX_K, panel_bytes, screen_bytes};
 use crate::matmul::{ask_for, chain_count, highest, joined, lines};
 use crate::region::{MAX_CHUNKS, Team};
 use crate::simd::{Isa, Kernel, LANES, LINE, Simd, TILE, TileSums, Tiles, unrolled};
@@ -173,7 +173,7 @@ impl Kernel for Scan<'_> {
                             self.group::<S, 2, 1, 1, 1>(s, first, group)
                         }
                         (2.., true) if S::WIDEST == 4 => self.group::<S, 2, 1, 1, STEPS>(s, first, group),
-                        (_, true) if S::WIDEST == 4 => self.group::<S, 1, 1, 1, STEPS>(s, first, group),
+                        (_, true) => self.group::<S, 1, 1, 1, STEPS>(s, first, group),
                         _ => self.group::<S, 1, 1, 2, STEPS>(s, first, group),
                     }
                 };
@@ -219,7 +219,9 @@ impl Scan<'_> {
         }
         unrolled!(M, m => {
             // SAFETY: query `first + m` and the group are within the slice that `scan` checked.
-            unsafe { *self.out.0.add((first + m) * self.screen.groups() + group) = s.max_lane(uppers[m]) };
+            unsafe {
+                *self.out.0.add((first + m) * self.screen.groups() + group) = s.max_lane(uppers[m]) * queries[m].scale;
+            }
         });
         M
     }
@@ -244,20 +246,21 @@ impl Kernel for Rows<'_> {
             // SAFETY: `rows` found the group there, and the query as long as the panels ask for; panels are below n / 16.
             let [[[lower, upper]]] = unsafe { intervals::<S, 1, 1, 2, STEPS>(s, screen, [&query.fine], panel, None) };
             let out = &mut out[panel % PANELS * LANES..][..LANES];
+            let unit = query.fine.scale;
             for ((out, lower), upper) in out.iter_mut().zip(s.to_array(lower)).zip(s.to_array(upper)) {
-                *out = Bounds { lower, upper };
+                *out = Bounds { lower: lower * unit, upper: upper * unit };
             }
         }
         out
     }
 }
 
-/// The bounds of the products of M queries with the rows of P panels, of `D` digits: [lower, upper].
+/// The bounds of the products of M queries with the rows of P panels, of `D` digits: [lower, upper], in the query's unit.
 ///
 /// Every fourth word asks for `A` further lines, up to 4, of what is read next, so many bytes `ahead` of the first panel.
 ///
 /// # Safety
-/// Panels `panel..panel + P` are there; the M queries fit the screen, and have no more than `D` digits.
+/// Panels `panel..panel + P` are there; the M queries fit the screen, and have `D` digits.
 #[inline(always)]
 unsafe fn intervals<S: Simd, const M: usize, const P: usize, const D: usize, const A: usize>(
     s: S,
@@ -300,28 +303,33 @@ unsafe fn intervals<S: Simd, const M: usize, const P: usize, const D: usize, con
         }
         unrolled!(M, m => {
             unrolled!(P of 4, p => {
-                let [high, low] = sums[m][p];
-                let sums = [joined::<S, M, P, D>(s, high), joined::<S, M, P, D>(s, low)];
-                found[m][p] = interval(s, queries[m], sums, w.add(p * size + size - BOUNDS));
+                let [high, low] = sums[m][p].map(|sums| joined::<S, M, P, D>(s, sums));
+                found[m][p] = interval(s, queries[m], (high, (D == 2).then_some(low)), w.add((p + 1) * size - BOUNDS));
             });
         });
     }
     found
 }
 
-/// The bounds of the products of a query with a panel's 16 rows, from the sums of its digits and what stands behind the panel.
+/// The bounds of the products of a query with a panel's 16 rows, in the query's unit, from the sums of its digits and what
+/// stands behind the panel.
 ///
 /// # Safety
 /// `bounds` is what stands behind a panel.
 #[inline(always)]
-unsafe fn interval<S: Simd>(s: S, query: &Quantised, [high, low]: [S::I; 2], bounds: *const i8) -> [S::F; 2] {
+unsafe fn interval<S: Simd>(
+    s: S,
+    query: &Quantised,
+    (high, low): (S::I, Option<S::I>),
+    bounds: *const i8,
+) -> [S::F; 2] {
     // SAFETY: as the caller's.
     unsafe {
-        let of = |i: usize| bounds.cast::<f32>().add(i * LANES);
-        let (scale, error, norm) = (s.load(of(0)), s.load(of(1)), s.load(of(2)));
-        let dot = s.int_to_f32(s.int_join(high, low, bounds.cast::<i32>().add(3 * LANES)));
-        let scale = s.mul(scale, s.splat(query.scale));
-        let radius = s.mul_add(norm, s.splat(query.of_norm), s.splat(TINY));
+        let of = |i: usize| s.load(bounds.cast::<f32>().add(i * LANES));
+        let (scale, error, norm) = (of(0), of(1), of(2));
+        let high = s.int_less(high, bounds.cast::<i32>().add(3 * LANES));
+        let dot = s.int_to_f32(low.map_or(high, |low| s.int_join(high, low)));
+        let radius = s.mul_add(norm, s.splat(query.of_norm), s.splat(query.tiny));
         let radius = s.mul_add(error, s.splat(query.of_error), radius);
         [s.sub(s.mul(scale, dot), radius), s.mul_add(scale, dot, radius)]
     }
@@ -373,11 +381,11 @@ impl Kernel for Tiled<'_> {
                         ask_for(s, w.wrapping_add(PANELS * size), PANELS * size, i, queries.len());
                         let mut uppers = s.splat(f32::NEG_INFINITY);
                         unrolled!(PANELS of 4, p => {
-                            let sums = [s.int_load(sums[p / 2].of(i, p % 2)), s.int_zero()];
-                            let found = interval(s, &query.coarse, sums, w.add(p * size + size - BOUNDS));
+                            let sum = s.int_load(sums[p / 2].of(i, p % 2));
+                            let found = interval(s, &query.coarse, (sum, None), w.add((p + 1) * size - BOUNDS));
                             uppers = s.max(found[1], uppers);
                         });
-                        *out.0.add((queries_at + i) * groups + group) = s.max_lane(uppers);
+                        *out.0.add((queries_at + i) * groups + group) = s.max_lane(uppers) * query.coarse.scale;
                     }
                 }
             }

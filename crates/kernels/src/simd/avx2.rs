@@ -284,31 +284,30 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
     #[inline(always)]
     unsafe fn int_signed(self, sum: Self::I, sub: *const i32) -> Self::I {
-        // SAFETY: the caller vouches for reading 16 i32 at `sub`, the proof for the features.
+        if !VNNI {
+            // SAFETY: as the caller's.
+            return unsafe { self.int_less(sum, sub) };
+        }
+        // SAFETY: as the caller's.
         let sub = unsafe { self.int_load(sub) };
-        registers!({
-            let sub = if VNNI {
-                (_mm256_slli_epi32::<7>(sub.0), _mm256_slli_epi32::<7>(sub.1))
-            } else {
-                (_mm256_slli_epi32::<6>(sub.0), _mm256_slli_epi32::<6>(sub.1))
-            };
-            (_mm256_sub_epi32(sum.0, sub.0), _mm256_sub_epi32(sum.1, sub.1))
-        })
+        let less = |sum, sub| registers!(_mm256_sub_epi32(sum, _mm256_slli_epi32::<7>(sub)));
+        (less(sum.0, sub.0), less(sum.1, sub.1))
+    }
+    #[inline(always)]
+    unsafe fn int_less(self, sum: Self::I, sub: *const i32) -> Self::I {
+        // SAFETY: as the caller's.
+        let sub = unsafe { self.int_load(sub) };
+        let less = |sum, sub| registers!(_mm256_sub_epi32(sum, _mm256_slli_epi32::<6>(sub)));
+        (less(sum.0, sub.0), less(sum.1, sub.1))
     }
     #[inline(always)]
     fn int_add(self, a: Self::I, b: Self::I) -> Self::I {
         registers!((_mm256_add_epi32(a.0, b.0), _mm256_add_epi32(a.1, b.1)))
     }
     #[inline(always)]
-    unsafe fn int_join(self, high: Self::I, low: Self::I, sub: *const i32) -> Self::I {
-        // SAFETY: the caller vouches for reading 16 i32 at `sub`, the proof for the features.
-        unsafe {
-            let join = |high, low, sub: *const i32| {
-                let sum = _mm256_add_epi32(_mm256_slli_epi32::<7>(high), low);
-                _mm256_sub_epi32(sum, _mm256_slli_epi32::<13>(_mm256_loadu_si256(sub.cast())))
-            };
-            (join(high.0, low.0, sub), join(high.1, low.1, sub.add(8)))
-        }
+    fn int_join(self, high: Self::I, low: Self::I) -> Self::I {
+        let join = |high, low| registers!(_mm256_add_epi32(_mm256_slli_epi32::<7>(high), low));
+        (join(high.0, low.0), join(high.1, low.1))
     }
     #[inline(always)]
     unsafe fn int_load(self, p: *const i32) -> Self::I {

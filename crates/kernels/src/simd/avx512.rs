@@ -202,12 +202,13 @@ impl Simd for Avx512 {
         registers!(_mm512_add_epi32(a, b))
     }
     #[inline(always)]
-    unsafe fn int_join(self, high: __m512i, low: __m512i, sub: *const i32) -> __m512i {
+    unsafe fn int_less(self, sum: __m512i, sub: *const i32) -> __m512i {
         // SAFETY: the caller vouches for reading 16 i32 at `sub`, the proof for the features.
-        unsafe {
-            let sum = _mm512_add_epi32(_mm512_slli_epi32::<7>(high), low);
-            _mm512_sub_epi32(sum, _mm512_slli_epi32::<13>(_mm512_loadu_si512(sub.cast())))
-        }
+        unsafe { _mm512_sub_epi32(sum, _mm512_slli_epi32::<6>(_mm512_loadu_si512(sub.cast()))) }
+    }
+    #[inline(always)]
+    fn int_join(self, high: __m512i, low: __m512i) -> __m512i {
+        registers!(_mm512_add_epi32(_mm512_slli_epi32::<7>(high), low))
     }
     #[inline(always)]
     unsafe fn int_load(self, p: *const i32) -> __m512i {

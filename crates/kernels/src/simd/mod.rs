@@ -189,10 +189,12 @@ pub trait Simd: Copy {
     unsafe fn int_signed(self, sum: Self::I, sub: *const i32) -> Self::I;
     /// lane i of `a` + lane i of `b`, wrapping.
     fn int_add(self, a: Self::I, b: Self::I) -> Self::I;
-    /// 128 high + low - 8192 sub, wrapping.
+    /// The sum of products with the digits of x + 8192 or x + 64 made into that with those of x: sum - 64 sub, wrapping.
     /// # Safety
-    /// `sub` is valid for reading 16 i32.
-    unsafe fn int_join(self, high: Self::I, low: Self::I, sub: *const i32) -> Self::I;
+    /// `sub`, the sums of the weights alone, is valid for reading 16 i32.
+    unsafe fn int_less(self, sum: Self::I, sub: *const i32) -> Self::I;
+    /// 128 high + low, wrapping.
+    fn int_join(self, high: Self::I, low: Self::I) -> Self::I;
     /// # Safety
     /// `p` is valid for reading 16 i32.
     unsafe fn int_load(self, p: *const i32) -> Self::I;

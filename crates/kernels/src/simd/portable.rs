@@ -187,10 +187,14 @@ impl Simd for Portable {
         from_fn(|i| a[i].wrapping_add(b[i]))
     }
     #[inline(always)]
-    unsafe fn int_join(self, high: Self::I, low: Self::I, sub: *const i32) -> Self::I {
-        // SAFETY: the caller vouches for 16 readable i32.
-        let sub = unsafe { sub.cast::<[i32; LANES]>().read_unaligned() };
-        from_fn(|i| (high[i] << 7).wrapping_add(low[i]).wrapping_sub(sub[i] << 13))
+    unsafe fn int_less(self, sum: Self::I, sub: *const i32) -> Self::I {
+        // SAFETY: as the caller's.
+        let sub = unsafe { self.int_load(sub) };
+        from_fn(|i| sum[i].wrapping_sub(sub[i] << 6))
+    }
+    #[inline(always)]
+    fn int_join(self, high: Self::I, low: Self::I) -> Self::I {
+        from_fn(|i| (high[i] << 7).wrapping_add(low[i]))
     }
     #[inline(always)]
     unsafe fn int_load(self, p: *const i32) -> Self::I {

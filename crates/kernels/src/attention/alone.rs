@@ -36,7 +36,7 @@ pub(super) unsafe fn run<S: Simd, W: Weight>(s: S, mut part: Part<'_>) {
 ///
 /// # Safety
 /// As [`run`]; the row is the part's, and so are heads `head..head + M`.
-#[inline(always)]
+#[cfg_attr(not(unoptimised), inline(always))]
 unsafe fn query<S: Simd, W: Weight, const M: usize, const P: usize>(
     s: S,
     part: &mut Part<'_>,
@@ -141,7 +141,7 @@ impl At {
 ///
 /// # Safety
 /// All of these are valid for reading: `k` inputs of each row, 16 weights at each step of each panel.
-#[inline(always)]
+#[cfg_attr(not(unoptimised), inline(always))]
 unsafe fn apart<S: Simd, W: Weight, const M: usize, const P: usize>(
     s: S,
     k: usize,

@@ -157,7 +157,7 @@ impl Tiles<'_, '_> {
     ///
     /// # Safety
     /// As [`Tiles::tile`]; the panels hold keys.
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn scores<S: Simd, W: Weight, const M: usize, const P: usize>(
         &mut self,
         s: S,
@@ -196,7 +196,7 @@ impl Tiles<'_, '_> {
     ///
     /// # Safety
     /// As [`Tiles::tile`]; the registers are a head's.
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn sums<S: Simd, W: Weight, const M: usize, const P: usize>(
         &mut self,
         s: S,

@@ -196,7 +196,7 @@ impl<const D: usize> Kernel for Part<'_, D> {
 impl<const D: usize> Part<'_, D> {
     /// # Safety
     /// Rows `row..row + M` and panels `panel..panel + P` are there.
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn tile<S: Simd, const M: usize, const P: usize>(&self, s: S, row: usize, panel: usize) {
         let digits = if D == 1 { Digits::One } else { Digits::Two };
         if (M > 1 && S::WIDEST < 4) || (M == 4 && !holds_four::<S>(digits)) || (M == 8 && (S::PANELS < 2 || D == 2)) {
@@ -277,7 +277,7 @@ pub(crate) fn joined<S: Simd, const M: usize, const P: usize, const D: usize>(s:
 ///
 /// # Safety
 /// They are there; `of` begins at a multiple of 4.
-#[inline(always)]
+#[cfg_attr(not(unoptimised), inline(always))]
 pub(super) unsafe fn sums<S: Simd, const M: usize, const P: usize, const D: usize>(
     s: S,
     (x, w): (*const u32, *const i8),

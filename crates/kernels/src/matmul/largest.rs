@@ -237,7 +237,7 @@ impl Scan<'_> {
     ///
     /// # Safety
     /// Rows `row..row + M` and the panels of `group` are there.
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn group<S: Simd, const M: usize, const P: usize>(&self, s: S, row: usize, group: usize) -> usize {
         if (M > 1 && S::WIDEST < 4) || (M == 8 && S::PANELS < 2) {
             return M; // never asked for; no code is made for it

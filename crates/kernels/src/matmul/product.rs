@@ -72,7 +72,7 @@ impl Weight for i16 {
 ///
 /// # Safety
 /// All of these are valid for reading: `k` inputs of each row, 16 weights at each step of each panel.
-#[inline(always)]
+#[cfg_attr(not(unoptimised), inline(always))]
 pub(crate) unsafe fn tile<S: Simd, W: Weight, const M: usize, const P: usize>(
     s: S,
     k: usize,
@@ -455,7 +455,7 @@ impl At<'_> {
 
     /// # Safety
     /// Rows `row..row + m`, of which a tile of M has at least one, and panels `panel..panel + P` lie within the operands.
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn tile<S: Simd, W: Weight, const M: usize, const P: usize>(self, s: S, b: &Block<'_>, w: &[W]) {
         let never = M > S::ROWS
             || P > S::WIDEST

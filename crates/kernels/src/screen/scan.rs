@@ -187,7 +187,7 @@ impl Scan<'_> {
     ///
     /// # Safety
     /// The group is whole; queries `first..first + M` are there and fit the screen.
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn group<S: Simd, const M: usize, const P: usize, const D: usize, const A: usize>(
         &self,
         s: S,
@@ -261,7 +261,7 @@ impl Kernel for Rows<'_> {
 ///
 /// # Safety
 /// Panels `panel..panel + P` are there; the M queries fit the screen, and have `D` digits.
-#[inline(always)]
+#[cfg_attr(not(unoptimised), inline(always))]
 unsafe fn intervals<S: Simd, const M: usize, const P: usize, const D: usize, const A: usize>(
     s: S,
     screen: Screen<'_>,

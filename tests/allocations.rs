@@ -71,7 +71,7 @@ fn model() -> T5 {
     static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("models/g2p-ipa"));
     static WEIGHTS: LazyLock<Vec<u8>> = LazyLock::new(|| std::fs::read(FOLDER.join("model.safetensors")).unwrap());
     let config = json(&FOLDER.join("config.json")).to_string();
-    T5::from_bytes(&config, None, &WEIGHTS, None, &Load::default()).unwrap()
+    T5::from_bytes(&config, None, WEIGHTS.as_slice(), None, &Load::default()).unwrap()
 }
 
 fn exactly(tokens: usize, options: &Generate) -> Generate {

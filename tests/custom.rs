@@ -27,6 +27,20 @@ fn sampling() -> Generate {
     Generate { do_sample: Some(true), temperature: Some(1.6), seed: Some(3), num_return_sequences: Some(3), ..greedy() }
 }
 
+/// Choices are of the model that made them: another one that has not their ids says so.
+#[test]
+fn choices_of_a_larger_vocabulary_are_refused() {
+    let config =
+        r#"{"model_type": "t5", "num_layers": 1, "d_model": 16, "d_ff": 16, "num_heads": 1, "vocab_size": 20}"#;
+    let small = T5::random(config, 1, &Load::default()).unwrap();
+    let choices = model().choices(&["ˈwɝld".into(), "həˈloʊ".into()]).unwrap();
+    for (way, options) in ways() {
+        let options = Generate { num_return_sequences: None, ..options };
+        let error = small.generate_with(&[5, 1], &options, &Custom::new().choices(&choices)).unwrap_err().to_string();
+        assert!(error.contains("choices") && error.contains("vocab_size 20"), "{way}: {error}");
+    }
+}
+
 /// Every way of searching.
 fn ways() -> [(&'static str, Generate); 4] {
     [("greedy", greedy()), ("3 beams", beams(3)), ("5 beams", beams(5)), ("sampling", sampling())]

@@ -4,7 +4,9 @@
 mod common;
 
 use common::{Folder, Stored, data, many_words, noise, open, sources};
-use tiny_t5::{EarlyStopping, Finish, Generate, Load, Sequence, Source, T5, TokenLogprob};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tiny_t5::{Context, Custom, EarlyStopping, Finish, Generate, Load, Sequence, Source, T5, TokenLogprob};
 
 fn model() -> T5 {
     T5::embedded(&Load::default()).unwrap()
@@ -190,6 +192,110 @@ fn max_time_of_nothing_stops_after_a_step() {
         let sequence = t5.generate("photosynthesis", &options).unwrap().sequences.remove(0);
         assert_eq!((sequence.finish, sequence.ids.len()), (Finish::Stopped, 1));
     }
+}
+
+/// A batch that is over does not begin sources that it has not come to.
+#[test]
+fn max_time_of_nothing_begins_no_further_sources() {
+    let t5 = model();
+    let sources: Vec<Source<'_>> = WORDS.iter().cycle().take(200).map(Source::from).collect();
+    for (num_beams, returned) in [(1, 1), (3, 2)] {
+        let options = Generate {
+            max_time: Some(0.0),
+            num_beams: Some(num_beams),
+            num_return_sequences: Some(returned),
+            top_logprobs: Some(2),
+            ..Generate::default()
+        };
+        let answers = t5.generate_batch(&sources, &options).unwrap();
+        assert_eq!(answers.len(), sources.len());
+        let mut begun = 0;
+        for answer in answers {
+            assert_eq!(answer.sequences.len(), returned);
+            for Sequence { ids, text, logprobs, finish, .. } in answer.sequences {
+                assert_eq!((finish, ids.len(), text.is_some()), (Finish::Stopped, logprobs.unwrap().len(), true));
+                begun += ids.len();
+            }
+            assert!(!answer.input_ids.is_empty());
+        }
+        assert!((1..=64).contains(&begun), "{begun} tokens of {} sources", sources.len());
+    }
+}
+
+/// Beams that are stopped have scores as those that end have, and there are as many as were asked for.
+#[test]
+fn stopped_beams_are_scored_as_finished_ones() {
+    let t5 = model();
+    let whole = Generate {
+        num_beams: Some(4),
+        num_return_sequences: Some(4),
+        length_penalty: Some(2.0),
+        logprobs: Some(true),
+        ..Generate::default()
+    };
+    let flag = Arc::new(AtomicBool::new(false));
+    let mut session = t5.session();
+    session.stop_when(Some(Arc::clone(&flag)));
+    for steps in [2, 5] {
+        flag.store(false, Ordering::Relaxed);
+        let raises =
+            |context: &Context<'_>, _: &mut [f32]| flag.store(context.new_ids().len() + 1 >= steps, Ordering::Relaxed);
+        let custom = Custom::new().logits_processor(raises);
+        let answer = session.generate_with("photosynthesis", &whole, &custom).unwrap();
+        assert_eq!(answer.sequences.len(), 4);
+        for Sequence { ids, score, logprobs, finish, .. } in &answer.sequences {
+            assert_eq!((*finish, ids.len()), (Finish::Stopped, steps));
+            let sum: f32 = logprobs.iter().flatten().map(|token| token.logprob).sum();
+            let expected = sum / (steps as f32).powi(2);
+            assert!((score.unwrap() - expected).abs() < 1e-4 * expected.abs(), "{score:?} instead of {expected}");
+        }
+        assert!(answer.sequences.is_sorted_by(|a, b| a.score >= b.score));
+    }
+}
+
+/// What a program holds in memory, its own or taken over, is a model as the folder is.
+#[test]
+fn from_bytes_of_vectors_and_of_a_spiece_model() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/models/g2p-ipa");
+    let read = |name: &str| std::fs::read(format!("{folder}/{name}")).unwrap();
+    let config = String::from_utf8(read("config.json")).unwrap();
+    let tokenizer = Some(read("tokenizer.json").into());
+    let t5 = T5::from_bytes(&config, None, read("model.safetensors"), tokenizer, &Load::default()).unwrap();
+    let answer = |t5: &T5| t5.generate("photosynthesis", &Generate::default()).unwrap().sequences;
+    assert_eq!(answer(&t5), answer(&model()));
+
+    let spiece = std::fs::read(data("vocab/t5/spiece.model")).unwrap();
+    let other = T5::from_bytes(&config, None, read("model.safetensors"), Some(spiece.clone().into()), &Load::default());
+    let ids = |t5: &tiny_t5::tokenizer::Tokenizer| t5.encode("hello world").unwrap();
+    let reference = tiny_t5::tokenizer::Tokenizer::from_spiece(&spiece, None).unwrap();
+    assert_eq!(ids(other.unwrap().tokenizer().unwrap()), ids(&reference));
+    let none = T5::from_bytes(&config, None, read("model.safetensors"), Some(b"neither".into()), &Load::default());
+    assert!(none.unwrap_err().to_string().contains("spiece.model"));
+}
+
+/// What calls keep can be given back, and the next ones are the same.
+#[test]
+fn released_buffers_change_nothing() {
+    let t5 = model();
+    let answer = |t5: &T5| t5.generate("photosynthesis", &Generate::default()).unwrap().sequences;
+    let before = answer(&t5);
+    t5.release_buffers();
+    assert_eq!(answer(&t5), before);
+}
+
+#[test]
+fn decoder_starts_with_bos_where_no_start_is_named() {
+    let config =
+        r#"{"model_type": "t5", "num_layers": 2, "d_model": 64, "d_ff": 128, "num_heads": 2, "vocab_size": 512}"#;
+    let t5 = T5::random(config, 7, &Load::default()).unwrap();
+    let starting = |decoder_start_token_id, bos_token_id| {
+        let options = Generate { decoder_start_token_id, bos_token_id, ..Generate::default() };
+        t5.generate(&[20, 31, 1], &options).map(|answer| answer.sequences[0].ids.clone())
+    };
+    assert_eq!(starting(None, Some(9)).unwrap(), starting(Some(9), None).unwrap());
+    assert_eq!(starting(Some(0), Some(9)).unwrap(), starting(None, None).unwrap());
+    assert_ne!(starting(None, Some(9)).unwrap(), starting(None, None).unwrap());
+    assert!(starting(None, Some(512)).is_err());
 }
 
 #[test]

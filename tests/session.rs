@@ -146,6 +146,35 @@ fn flag_ends_a_call_of_another_thread() {
     }
 }
 
+/// Whatever becomes of a stream, its session can still be told to end.
+#[test]
+fn stream_whose_rule_panics_leaves_its_session_the_flag() {
+    let flag = Arc::new(AtomicBool::new(true));
+    let mut session = T5_IPA.session();
+    session.stop_when(Some(Arc::clone(&flag)));
+    let custom = Custom::new().logits_processor(|_, _| panic!("on purpose"));
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| ()));
+    let mut stream = session.stream_with("hello", &Generate::default(), &custom).unwrap();
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| stream.next().is_some()));
+    std::panic::set_hook(hook);
+    assert!(result.is_err() && stream.next().is_none());
+    drop(stream);
+    assert_eq!(session.generate("hello", &endless(1)).unwrap().sequences[0].finish, Finish::Stopped);
+}
+
+/// A flag that is up ends a batch behind the first sources, not behind a step of each.
+#[test]
+fn flag_ends_a_batch_of_many_sources() {
+    let mut session = T5_IPA.session();
+    session.stop_when(Some(Arc::new(AtomicBool::new(true))));
+    let sources: Vec<Source<'_>> = WORDS.iter().cycle().take(300).map(Source::from).collect();
+    let answers = session.generate_batch(&sources, &Generate::default()).unwrap();
+    assert_eq!(answers.len(), 300);
+    assert!(answers.iter().all(|answer| answer.sequences[0].finish == Finish::Stopped));
+    assert!((1..=64).contains(&answers.iter().map(|answer| answer.sequences[0].ids.len()).sum::<usize>()));
+}
+
 #[test]
 fn max_time_ends_a_call() {
     let mut session = T5_IPA.with_threads(1).session();

@@ -134,6 +134,15 @@ pub(crate) fn read_text(path: &Path, file: &str, limit: u64) -> Result<String, E
     })
 }
 
+/// What a JSON file holds, which is an object: to serde a list of the same values would do as well.
+pub(crate) fn read_object<T: serde::de::DeserializeOwned>(path: &Path, file: &str, limit: u64) -> Result<T, Error> {
+    let text = read_text(path, file, limit)?;
+    if !text.trim_ascii_start().starts_with('{') {
+        return Err(Error::Json { file: file.to_owned(), reason: "expected an object".to_owned() });
+    }
+    serde_json::from_str(&text).map_err(|e| Error::json(file, e))
+}
+
 /// Opens a file, but no pipe, device or folder: opening a pipe would wait, and mapping a folder says nothing useful.
 fn open_regular(path: &Path) -> Result<File, Error> {
     let metadata = std::fs::metadata(path).map_err(io_error(path))?;

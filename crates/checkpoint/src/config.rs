@@ -83,7 +83,7 @@ pub struct Config {
     pub raw: Map<String, Value>,
 }
 
-/// The feed-forward layer's activation function. Versions that run more models add to it: a match of one's own needs a `_`.
+/// The feed-forward layer's activation function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
     /// `max(x, 0)`.
@@ -96,7 +96,7 @@ pub enum Activation {
     Silu,
 }
 
-/// What a model computes from its stacks. Versions that run more models add to it: a match of one's own needs a `_`.
+/// What a model computes from its stacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Architecture {
     /// Encoder, decoder and output matrix: text to text.
@@ -118,7 +118,7 @@ impl Architecture {
     }
 }
 
-/// The family that a model belongs to. Versions that run more models add to it: a match of one's own needs a `_`.
+/// The family that a model belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ModelType {
     /// T5 1.0, 1.1, Flan, T5-Efficient, ByT5.

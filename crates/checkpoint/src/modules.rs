@@ -21,6 +21,8 @@ const MODULES: &str = "modules.json";
 const TRANSFORMER: &str = "sentence_bert_config.json";
 /// Bytes of one of these JSON files; real ones have hundreds.
 const LARGEST: u64 = 1 << 16;
+/// Dense layers; released models have one.
+const MOST_DENSE: usize = 8;
 /// Features of a dense layer.
 const WIDTH: u64 = 1 << 16;
 
@@ -78,12 +80,21 @@ impl Modules {
                 other => Err(unlike(MODULES, format!("[{i}].{key}"), other, "a text")),
             };
             let (kind, path) = (text("type")?, text("path")?);
-            let inside = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
+            let inside =
+                !path.is_empty() && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
             match kind.rsplit('.').next() {
                 Some("Transformer") if i == 0 && path.is_empty() => {}
                 Some("Pooling") if i == 1 && inside => {
                     mean_alone(dir, &format!("{path}/config.json"))?;
                     pooled = true;
+                }
+                Some("Dense") if modules.dense.len() == MOST_DENSE => {
+                    return Err(Error::too_large(
+                        MODULES,
+                        "the number of dense layers",
+                        list.len() as u64,
+                        MOST_DENSE as u64,
+                    ));
                 }
                 Some("Dense") if pooled && !modules.normalize && inside => {
                     modules.dense.push(Dense::open(dir, path)?);
@@ -110,18 +121,21 @@ impl Dense {
             number(&file, &config, key, WIDTH)?.ok_or_else(|| unlike(&file, key, &Value::Null, "a number of features"))
         };
         // torch's and sentence-transformers' defaults.
-        let bias = config.get("bias").and_then(Value::as_bool).unwrap_or(true);
-        let activation = config.get("activation_function").and_then(Value::as_str);
-        let tanh = match activation.map(|name| name.rsplit('.').next().unwrap_or(name)) {
+        let bias = match config.get("bias") {
+            None | Some(Value::Null) => true,
+            Some(Value::Bool(bias)) => *bias,
+            Some(found) => return Err(unlike(&file, "bias", found, "true or false")),
+        };
+        let activation = config.get("activation_function").unwrap_or(&Value::Null);
+        let tanh = match activation.as_str().map(|name| name.rsplit('.').next().unwrap_or(name)) {
             Some("Identity") => false,
-            Some("Tanh") | None => true,
-            Some(_) => {
-                let found = config.get("activation_function").unwrap_or(&Value::Null);
-                return Err(unlike(&file, "activation_function", found, "torch's Identity or Tanh"));
-            }
+            Some("Tanh") => true,
+            None if activation.is_null() => true,
+            _ => return Err(unlike(&file, "activation_function", activation, "torch's Identity or Tanh")),
         };
         let (in_features, out_features) = (features("in_features")?, features("out_features")?);
-        let (weights, tensors) = open_weights(&dir.join(path), &format!("{path}/"), Access::Read)?;
+        let (weights, mut tensors) = open_weights(&dir.join(path), &format!("{path}/"), Access::Read)?;
+        tensors.keep(&["linear.weight", "linear.bias"]);
         Ok(Dense { in_features, out_features, tanh, bias, file: weights, config: file, tensors })
     }
 

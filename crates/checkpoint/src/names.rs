@@ -9,6 +9,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use crate::bytes::read_text;
 use crate::error::{Error, shown};
 
 /// The checkpoint folder that `dir_or_name` means: itself if it is a folder, else the hub name's snapshot in the cache.
@@ -46,7 +47,7 @@ fn snapshot(folder: &Path, model: &str) -> Result<PathBuf, String> {
     if !folder.is_dir() {
         return Err(format!("no {model}"));
     }
-    let reference = std::fs::read_to_string(folder.join("refs").join("main"))
+    let reference = read_text(&folder.join("refs").join("main"), "refs/main", 256)
         .map_err(|e| format!("{model}/refs/main cannot be read ({e})"))?;
     let commit = reference.trim();
     // A commit is a name, not a path: the reference must not lead out of `snapshots`.

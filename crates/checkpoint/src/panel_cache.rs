@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
-use crate::bytes::{Access, Bytes};
+use crate::bytes::{Access, Bytes, read_text};
 use crate::{Checkpoint, Error};
 
 const MAGIC: &[u8; 16] = b"tiny-t5 panels 1";
@@ -81,7 +81,7 @@ impl PanelCache {
         fs::create_dir_all(dir).map_err(crate::bytes::io_error(dir))?;
         let Some(identity) = checkpoint.tensors.identity() else { return Ok(None) };
         let known = dir.join(format!("{:032x}.content", sum(identity.text.as_bytes())));
-        let content = match fs::read_to_string(&known).ok().filter(|text| text.len() == 32) {
+        let content = match read_text(&known, "the sum of the content", 32).ok().filter(|text| text.len() == 32) {
             Some(content) => content,
             None => {
                 let content = format!("{:032x}", checkpoint.tensors.content(sum));
@@ -144,6 +144,7 @@ fn write(dir: &Path, path: &Path, parts: &[&[u8]]) -> io::Result<()> {
     let writer = WRITERS.fetch_add(1, Ordering::Relaxed);
     let beside = dir.join(format!("{}-{writer}.part", std::process::id()));
     let written = (|| {
+        sweep(dir);
         // An earlier process of the same number may have died over its file: it is overwritten.
         let mut file = File::create(&beside)?;
         parts.iter().try_for_each(|part| file.write_all(part))?;
@@ -153,6 +154,18 @@ fn write(dir: &Path, path: &Path, parts: &[&[u8]]) -> io::Result<()> {
         let _ = fs::remove_file(&beside);
     }
     written
+}
+
+/// Removes what writers left that died long ago.
+fn sweep(dir: &Path) {
+    const LONG: Duration = Duration::from_secs(3600);
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let age = || entry.metadata().ok()?.modified().ok()?.elapsed().ok();
+        if path.extension().is_some_and(|extension| extension == "part") && age().is_some_and(|age| age > LONG) {
+            let _ = fs::remove_file(path);
+        }
+    }
 }
 
 /// What tells weight files from others without reading them.

@@ -23,8 +23,7 @@ struct Index {
 
 /// The names of the shards that the index at `path` lists, sorted; each lies beside the index.
 pub(crate) fn list(path: &Path, file: &str) -> Result<Vec<String>, Error> {
-    let text = bytes::read_text(path, file, LARGEST)?;
-    let index: Index = serde_json::from_str(&text).map_err(|e| Error::json(file, e))?;
+    let index: Index = bytes::read_object(path, file, LARGEST)?;
     let mut names = BTreeSet::new();
     for (tensor, name) in index.weight_map {
         if !is_plain(&name) {

@@ -278,6 +278,7 @@ impl Tensors {
                 let kept = names.contains(&name.as_str()).then(|| bytes.get(range.clone())).flatten();
                 kept.map(|bytes| held.data = Data::Owned(bytes.into())).is_some()
             }
+            (Data::Owned(_), _) => names.contains(&name.as_str()),
             _ => true,
         });
         for file in self.files.iter_mut().filter(|file| file.bytes.is_owned()) {

@@ -198,13 +198,18 @@ impl Workload {
         }
     }
 
-    /// Exactly `new_tokens` tokens, whatever the checkpoint's own defaults are.
-    fn options(&self) -> Generate {
-        let eos = self.eos_id.filter(|_| self.suppress_eos);
+    /// Exactly `new_tokens` tokens where `suppress_eos` says so, whatever the checkpoint's own defaults are; its forced first token, if it
+    /// has one, stays.
+    fn options(&self, t5: &T5) -> Generate {
+        let end = match (self.eos_id, &t5.generation_defaults().eos_token_id) {
+            (Some(id), _) => vec![id],
+            (None, Some(ids)) => ids.as_slice().to_vec(),
+            (None, None) => t5.config().eos_token_id.clone(),
+        };
         Generate {
             max_new_tokens: Some(self.new_tokens),
-            min_new_tokens: eos.map(|_| self.new_tokens),
-            suppress_tokens: eos.map(|eos| vec![eos]),
+            min_new_tokens: Some(if self.suppress_eos { self.new_tokens } else { 0 }),
+            suppress_tokens: Some(if self.suppress_eos { end } else { Vec::new() }),
             num_beams: Some(self.beams),
             num_return_sequences: Some(1),
             length_penalty: Some(1.0),
@@ -212,6 +217,17 @@ impl Workload {
             do_sample: Some(false),
             eos_token_id: self.eos_id.map(OneOrMany::One),
             decoder_start_token_id: self.start_id,
+            max_time: Some(f64::MAX),
+            repetition_penalty: Some(1.0),
+            no_repeat_ngram_size: Some(0),
+            encoder_repetition_penalty: Some(1.0),
+            encoder_no_repeat_ngram_size: Some(0),
+            bad_words_ids: Some(Vec::new()),
+            sequence_bias: Some(Vec::new()),
+            begin_suppress_tokens: Some(Vec::new()),
+            forced_eos_token_id: Some(Vec::new().into()),
+            decoder_input_ids: Some(Vec::new()),
+            logprobs: Some(false),
             ..Generate::default()
         }
     }
@@ -226,7 +242,8 @@ impl Workload {
             parts.encode_ms = total_ms;
             return Ok(Run { ids: None, total_ms, parts });
         }
-        let generated = t5.generate_batch(&sources, &Generate { speculation: Some(speculation), ..self.options() })?;
+        let generated =
+            t5.generate_batch(&sources, &Generate { speculation: Some(speculation), ..self.options(t5) })?;
         let total_ms = start.elapsed().as_secs_f64() * 1e3;
         let parts = summed(&generated);
         let best = |generated: Generated| generated.sequences.into_iter().next().map(|s| s.ids).unwrap_or_default();

@@ -14,6 +14,8 @@ use tiny_t5::{Error, Source};
 const CHUNK: usize = 256;
 /// Bytes read ahead.
 const AHEAD: usize = 1 << 16;
+/// Bytes of a line. To read it as a text takes up to sixteen times as many, before its tokens can be counted.
+const LONGEST_LINE: u64 = 16 << 20;
 
 /// Where the sources come from.
 #[derive(Debug, clap::Args)]
@@ -166,9 +168,13 @@ impl Lines {
     /// The next line without its end.
     fn line(&mut self) -> Result<Option<String>, Failure> {
         let mut line = Vec::new();
-        let read = self.reader.read_until(b'\n', &mut line);
+        let read = self.reader.by_ref().take(LONGEST_LINE + 1).read_until(b'\n', &mut line);
         if read.map_err(|e| Failure::Other(format!("{}: {e}", self.name)))? == 0 {
             return Ok(None);
+        }
+        if line.len() as u64 > LONGEST_LINE {
+            let found = format!("{}, line {}: found over {LONGEST_LINE} bytes", self.name, self.count + 1);
+            return Err(Failure::Other(format!("{found}, expected a source of at most as many")));
         }
         self.bytes += line.len() as u64;
         self.count += 1;

@@ -77,7 +77,8 @@ impl Sweep {
     /// # Errors
     /// Where the system gives no memory.
     pub fn new(bytes: usize) -> std::io::Result<Sweep> {
-        let mut arena = Arena::new(bytes.next_multiple_of(8 * LANES * 4))?;
+        let whole = bytes.checked_next_multiple_of(8 * LANES * 4).ok_or(std::io::ErrorKind::OutOfMemory)?;
+        let mut arena = Arena::new(whole)?;
         arena.bytes_mut().fill(1);
         Ok(Sweep(arena))
     }

@@ -12,15 +12,15 @@ mod linux {
     use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
     use std::sync::OnceLock;
 
-    /// The processor that this thread is on.
+    /// The processor that this thread is on; none that there is where it may not ask.
     pub(crate) fn current() -> usize {
-        sched_getcpu()
+        if may_ask() { sched_getcpu() } else { usize::MAX }
     }
 
     /// Moves this thread to another processor that it may use, if it is on `caller` and there is one. Which ones it may use is the same
     /// before and after, unless somebody else changes it meanwhile.
     pub(crate) fn leave(caller: usize) {
-        if sched_getcpu() != caller || !may_ask() {
+        if !may_ask() || sched_getcpu() != caller {
             return;
         }
         let Ok(all) = sched_getaffinity(None) else { return };
@@ -50,7 +50,7 @@ mod linux {
         }
     }
 
-    /// Whether the system calls above are surely no offence: a process that filters its calls (seccomp, as hardened services do) may
+    /// Whether the system calls here are surely no offence: a process that filters its calls (seccomp, as hardened services do) may
     /// be ended by them.
     pub(super) fn may_ask() -> bool {
         static UNFILTERED: OnceLock<bool> = OnceLock::new();

@@ -216,7 +216,7 @@ impl Team {
     }
 
     /// Runs `job(worker, chunk)` for every chunk below `chunks`, each once, on whichever threads are there; returns
-    /// when all are done. No two threads have the same worker number at a time.
+    /// when all are done. Within a region no two threads have the same worker number at a time.
     ///
     /// A region inside a region runs on the thread that enters it.
     ///
@@ -242,8 +242,8 @@ impl Team {
         let base = SendPtr(scratch.as_mut_ptr());
         self.run(chunks, |worker, chunk| {
             debug_assert!(worker < self.threads);
-            // SAFETY: `worker` < threads <= scratch.len(), and no other thread has this number now, so the piece is
-            // borrowed once; `scratch` is borrowed mutably until `run` returns.
+            // SAFETY: `worker` < threads <= scratch.len(), and no other thread of this region has this number now, so the piece is
+            // borrowed once; `scratch` is borrowed mutably until `run` returns, and so no other region has it.
             let piece = unsafe { &mut *base.get().add(worker) };
             job(piece, chunk);
         });
@@ -410,17 +410,18 @@ mod pool {
         if rayon::current_thread_index().is_some() {
             return rayon::spawn(move || job(false));
         }
-        // Made on first use, with a worker for every other processor, or as many as were asked for then. A process that
-        // may not make threads goes on alone: `job` is dropped and the caller does all the work.
+        // Made on first use, with a worker for every other processor, or as many as were asked for then, or as many as the system
+        // allows. A process that may not make threads goes on alone: `job` is dropped and the caller does all the work.
         let mut made = false;
         let own = OWN.get_or_init(|| {
             made = true;
             let others = std::thread::available_parallelism().map_or(1, usize::from).saturating_sub(1);
-            rayon::ThreadPoolBuilder::new()
-                .num_threads(workers.max(others))
-                .thread_name(|i| format!("tiny-t5-{i}"))
-                .build()
-                .ok()
+            let fewer = std::iter::successors(Some(workers.max(others)), |n| Some(n / 2)).take_while(|n| *n > 0);
+            let pool = |workers| {
+                let name = |i| format!("tiny-t5-{i}");
+                rayon::ThreadPoolBuilder::new().num_threads(workers).thread_name(name).build().ok()
+            };
+            { fewer }.find_map(pool)
         });
         if let Some(pool) = own {
             let caller = processor::current();

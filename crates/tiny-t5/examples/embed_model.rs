@@ -17,7 +17,7 @@ pub fn model() -> Result<T5> {
         file!(include_str, "config.json"),
         Some(file!(include_str, "generation_config.json")),
         file!(include_bytes, "model.safetensors"),
-        Some(file!(include_bytes, "tokenizer.json")),
+        Some(file!(include_bytes, "tokenizer.json").into()),
         &Load::default(),
     )
 }

@@ -1,4 +1,5 @@
-//! The panel cache as the engine uses it: sums on all threads, and an entry that cannot be written is a note.
+//! The panel cache as the engine uses it: sums on all threads, and an entry that cannot be written while a model is loaded is a note;
+//! later ones, of what is packed on first use, fail in silence.
 
 use crate::error::{Result, one_line};
 use crate::options::Dtype;

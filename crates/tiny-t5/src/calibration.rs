@@ -109,7 +109,7 @@ impl Prediction {
 }
 
 impl Calibration {
-    /// Measures this machine: a second or two.
+    /// Measures this machine: two to three seconds.
     ///
     /// ```no_run
     /// # fn main() -> tiny_t5::Result<()> {

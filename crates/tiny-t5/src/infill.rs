@@ -63,15 +63,43 @@ impl T5 {
                 None => {}
             }
         }
-        let filled: Vec<u32> = source
-            .iter()
-            .flat_map(|id| match gap(id) {
-                Some(i) => spans[i].clone(),
-                None => vec![*id],
-            })
-            .collect();
-        let text = tokenizer.decode(&filled, true)?;
-        let spans = spans.iter().map(|ids| tokenizer.decode(ids, true)).collect::<Result<_, _>>()?;
-        Ok(Infilled { text, spans, ids, input_ids: source, finish, default_limit })
+        let spans = spans.iter().map(|ids| tokenizer.decode(ids, true)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Infilled { text: filled(text, &spans), spans, ids, input_ids: source, finish, default_limit })
+    }
+}
+
+/// A text with each `<extra_id_N>` that there is a span for replaced by it.
+fn filled(text: &str, spans: &[String]) -> String {
+    const BEGIN: &str = "<extra_id_";
+    let mut pieces = text.split(BEGIN);
+    let mut filled = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let number = piece.split_once('>').map(|(number, after)| (number.parse::<usize>(), after));
+        match number {
+            Some((Ok(i), after)) if i < spans.len() => filled.extend([&spans[i], after]),
+            _ => filled.extend([BEGIN, piece]),
+        }
+    }
+    filled
+}
+
+#[cfg(test)]
+mod tests {
+    use super::filled;
+
+    #[test]
+    fn gaps_are_filled_and_the_rest_stays_as_it_is() {
+        let spans = ["a cat".to_owned(), String::new(), "<extra_id_0>".to_owned()];
+        let cases = [
+            ("½ {The}  <extra_id_0> ~ `sat`<extra_id_1>.", "½ {The}  a cat ~ `sat`."),
+            ("<extra_id_2><extra_id_0><extra_id_0>", "<extra_id_0>a cata cat"),
+            (
+                "<extra_id_3> <extra_id_ <extra_id_> <extra_id_x> <extra_id_0",
+                "<extra_id_3> <extra_id_ <extra_id_> <extra_id_x> <extra_id_0",
+            ),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(filled(text, &spans), expected);
+        }
     }
 }

@@ -143,6 +143,8 @@ pub use infill::Infilled;
 pub use machine::{Machine, Memory, StepBytes, processor};
 pub use options::{Dtype, EarlyStopping, Generate, Load, OneOrMany, Speculation};
 pub use score::{Logits, Score};
+/// The version whose `Value` options are set with, and configurations are read as.
+pub use serde_json;
 pub use session::Session;
 pub use stream::{Step, Stream};
 pub use t5::{Generated, Sequence, Source, T5};

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::kv_cache::CacheShape;
 use crate::lm_head::LmHead;
 use crate::options::Dtype;
-use crate::t5::T5;
+use crate::t5::{MAX_THREADS, T5};
 use std::hint::black_box;
 use std::time::Instant;
 use tiny_t5_checkpoint::Config;
@@ -36,12 +36,15 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// With the instruction set that models use, and this many threads.
+    /// With the instruction set that models use, and this many threads, 1 to 1024.
     ///
     /// # Errors
-    /// Where `TINY_T5_ISA` names none that this processor has.
+    /// Where there are other threads, and where `TINY_T5_ISA` names no instruction set that this processor has.
     pub fn new(threads: usize) -> Result<Machine> {
-        Ok(Machine { isa: Isa::from_env()?, threads: threads.max(1) })
+        if !(1..=MAX_THREADS).contains(&threads) {
+            return Err(Error::option("threads", threads, format!("1 to {MAX_THREADS}")));
+        }
+        Ok(Machine { isa: Isa::from_env()?, threads })
     }
 
     /// The instruction set.
@@ -124,28 +127,30 @@ impl StepBytes {
     #[must_use]
     pub fn of(config: &Config, dtype: Dtype, source: u64, target: u64) -> StepBytes {
         let n = |n: usize| n as u64;
+        let product = |of: &[u64]| of.iter().fold(1u64, |product, x| product.saturating_mul(*x));
         let width = weight_bytes(dtype);
         let blocks = n(config.num_decoder_layers);
-        let inner = n(config.num_heads) * n(padded(config.d_kv));
+        let inner = product(&[n(config.num_heads), n(padded(config.d_kv))]);
         let matrices = if config.is_gated_act { 3 } else { 2 };
         // q, k, v and o of self-attention, q and o of cross-attention.
-        let block = 6 * n(config.d_model) * inner + matrices * n(config.d_model) * n(config.d_ff);
+        let block = product(&[6, n(config.d_model), inner]);
+        let block = block.saturating_add(product(&[matrices, n(config.d_model), n(config.d_ff)]));
         let head = match LmHead::is_screened(config, dtype) {
             true => n(screen_bytes(config.vocab_size, config.d_model)),
-            false => n(config.vocab_size) * n(config.d_model) * width,
+            false => product(&[n(config.vocab_size), n(config.d_model), width]),
         };
-        let positions = source + target.div_ceil(2);
+        let positions = source.saturating_add(target.div_ceil(2));
         StepBytes {
-            weights: blocks * block * width,
+            weights: product(&[blocks, block, width]),
             head,
-            cached: blocks * 2 * positions * inner * cached_bytes(dtype),
+            cached: product(&[2, blocks, positions, inner, cached_bytes(dtype)]),
         }
     }
 
     /// All of them.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.weights + self.head + self.cached
+        self.weights.saturating_add(self.head).saturating_add(self.cached)
     }
 }
 
@@ -181,4 +186,20 @@ fn seconds(call: impl FnOnce()) -> f64 {
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn absurd_numbers_are_errors_or_the_largest_counts() {
+        for threads in [0, MAX_THREADS + 1, usize::MAX] {
+            assert!(Machine::new(threads).unwrap_err().to_string().contains("1 to 1024"));
+        }
+        assert!(Machine::new(2).unwrap().memory(usize::MAX).is_err());
+        let config = Config::parse(r#"{"model_type": "t5"}"#).unwrap();
+        let bytes = StepBytes::of(&config, Dtype::Auto, u64::MAX, u64::MAX);
+        assert_eq!((bytes.cached, bytes.total()), (u64::MAX, u64::MAX));
+    }
 }

@@ -19,7 +19,7 @@ pub enum Dtype {
     /// Weights rounded to f16, but for matrices with numbers that f16 does not reach.
     F16,
     /// Weights quantised to 8 bits with a scale a row, inputs of products too, the decoder's keys and values in half precision: the
-    /// fastest, and not exact. README says what it costs.
+    /// fastest, and not exact. Of the embedded model's 6,342 test words 31.91 % are wrong, as in f32.
     /// Matrices that would lose too much are kept at 16 bits, the rest of the model at the checkpoint's precision.
     Int8,
 }
@@ -154,6 +154,7 @@ macro_rules! generate_options {
         /// let options = Generate { num_beams: Some(4), max_new_tokens: Some(64), ..Generate::default() };
         /// ```
         #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
         pub struct Generate {
             $( $(#[doc = $doc])+ #[serde(skip_serializing_if = "Option::is_none")] pub $name: Option<$type>, )*
         }
@@ -244,7 +245,8 @@ generate_options! {
     eta_cutoff: f64,
     /// How greedy search of one source guesses tokens that are then checked at once, which changes no id: auto (the default), off, copy or draft.
     speculation: Speculation,
-    /// Seconds after which no further token is begun.
+    /// Seconds after which no further token is begun: what the call has by then is what it gives, and of sources that it has not come to
+    /// nothing. One token comes in any case, of the first sources of a batch.
     max_time: f64,
     /// Seed of the sampling; by default 0.
     seed: u64,
@@ -262,7 +264,7 @@ generate_options! {
     decoder_prefix: String,
     /// The id that the decoder starts with.
     decoder_start_token_id: u32,
-    /// The start id where decoder_start_token_id is absent.
+    /// The id that the decoder starts with where decoder_start_token_id is not given.
     bos_token_id: u32,
 }
 

@@ -19,8 +19,7 @@ use std::sync::atomic::AtomicBool;
 /// search, sampling and beams, of one source, of a batch and in a stream; encoding, sentence vectors, scores, classification and
 /// re-ranking; with log-probabilities and their alternatives, with choices and with rules of the caller's own. With more than one
 /// thread there may be a few pieces a call for the pool. What remains: a text costs what its tokenizer takes; a caller's closures take
-/// what they take, and [`Custom::prefix_allowed_tokens`]'s returns a list, so that is one a step and sequence. `tests/allocations.rs`
-/// counts it.
+/// what they take, and [`Custom::prefix_allowed_tokens`]'s returns a list, so that is one a step and sequence.
 ///
 /// A session is `Send`: make one a worker. The model itself is shared.
 ///
@@ -381,7 +380,8 @@ impl Session {
     }
 
     /// Lets another thread end this session's calls: as long as `flag` is true, a call that generates ends after the step that it is
-    /// at, with [`Finish::Stopped`](crate::Finish::Stopped) and the tokens that it has. `None` takes the flag away. For a limit of time see
+    /// at, with [`Finish::Stopped`](crate::Finish::Stopped) and the tokens that it has: of the sources of a batch that it has not come to
+    /// none. `None` takes the flag away. For a limit of time see
     /// [`Generate::max_time`].
     ///
     /// ```

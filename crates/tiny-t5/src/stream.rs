@@ -201,8 +201,10 @@ impl Iterator for Stream<'_> {
         }
         // Where a caller's rule panics, the stream has ended and its buffers are gone.
         let mut desk = std::mem::take(&mut self.desk);
+        self.desk.stop.clone_from(&desk.stop);
         self.done = true;
         let step = self.step(&mut desk);
+        self.done |= step.is_err();
         self.desk = desk;
         Some(step)
     }

@@ -11,6 +11,7 @@ use crate::options::{Generate, Load};
 use crate::sentence::Sentence;
 use crate::stack::{Exec, Stack};
 use crate::tokenizer::{Hint, Tokenizer};
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
@@ -21,7 +22,7 @@ use tiny_t5_kernels::{Isa, Team};
 const MAX_SOURCE_TOKENS: usize = 16_384;
 
 /// Threads beyond which a number is surely a mistake.
-const MAX_THREADS: usize = 1024;
+pub(crate) const MAX_THREADS: usize = 1024;
 
 /// Gives the checkpoint; large work is for the team.
 pub(crate) type OpenCheckpoint<'a> = Box<dyn FnOnce(&Team) -> Result<Checkpoint> + 'a>;
@@ -59,6 +60,13 @@ pub enum Source<'a> {
 
 impl<'a> From<&'a str> for Source<'a> {
     fn from(text: &'a str) -> Self {
+        Source::Text(text)
+    }
+}
+
+/// What iterating over a list of texts gives.
+impl<'a> From<&&'a str> for Source<'a> {
+    fn from(text: &&'a str) -> Self {
         Source::Text(text)
     }
 }
@@ -116,7 +124,7 @@ pub struct Sequence {
     /// Their text, special tokens left out; none where the checkpoint has no tokenizer.
     pub text: Option<String>,
     /// Beam search, and where log-probabilities or choices are asked for: the sum of the log-probabilities over
-    /// length ^ length_penalty. Beam search over a large vocabulary knows each to about seven digits (`tiny_t5_kernels::Near`).
+    /// length ^ length_penalty. Beam search over a large vocabulary knows each to about seven digits.
     pub score: Option<f32>,
     /// How likely each of the ids was, where [`Generate::logprobs`] asks for it.
     pub logprobs: Option<Vec<TokenLogprob>>,
@@ -176,7 +184,8 @@ impl T5 {
         T5::assemble(Box::new(|_| Ok(checkpoint)), load, start, Box::new(open_tokenizer))
     }
 
-    /// A model from memory: the contents of config.json, generation_config.json, model.safetensors and tokenizer.json.
+    /// A model from memory: the contents of config.json, generation_config.json, model.safetensors and tokenizer.json or spiece.model.
+    /// Bytes that are part of the program are used where they lie; a `Vec` is taken over.
     ///
     /// ```
     /// use tiny_t5::{Generate, Load, T5};
@@ -187,7 +196,7 @@ impl T5 {
     ///     };
     /// }
     /// let (config, tokenizer) = (file!(include_str, "config.json"), file!(include_bytes, "tokenizer.json"));
-    /// let t5 = T5::from_bytes(config, None, file!(include_bytes, "model.safetensors"), Some(tokenizer), &Load::default())?;
+    /// let t5 = T5::from_bytes(config, None, file!(include_bytes, "model.safetensors"), Some(tokenizer.into()), &Load::default())?;
     /// assert_eq!(t5.generate("hello", &Generate::default())?.text(), "həˈloʊ");
     /// # Ok::<_, tiny_t5::Error>(())
     /// ```
@@ -197,13 +206,20 @@ impl T5 {
     pub fn from_bytes(
         config: &str,
         generation_config: Option<&str>,
-        weights: &'static [u8],
-        tokenizer: Option<&'static [u8]>,
+        weights: impl Into<Cow<'static, [u8]>>,
+        tokenizer: Option<Cow<'static, [u8]>>,
         load: &Load,
     ) -> Result<T5> {
         let start = Instant::now();
-        let checkpoint = Checkpoint::from_bytes(config, generation_config, weights)?;
-        let open_tokenizer = move || Ok(tokenizer.map(|json| Tokenizer::from_json(json, None)).transpose()?);
+        let checkpoint = match weights.into() {
+            Cow::Borrowed(weights) => Checkpoint::from_bytes(config, generation_config, weights)?,
+            Cow::Owned(weights) => Checkpoint::from_owned(config, generation_config, Box::new(weights))?,
+        };
+        let open_tokenizer = move || match tokenizer {
+            Some(file) if file.trim_ascii_start().starts_with(b"{") => Ok(Some(Tokenizer::from_json(&file, None)?)),
+            Some(file) => Ok(Some(Tokenizer::from_spiece(&file, None)?)),
+            None => Ok(None),
+        };
         T5::assemble(Box::new(|_| Ok(checkpoint)), load, start, Box::new(open_tokenizer))
     }
 
@@ -222,10 +238,16 @@ impl T5 {
         let team = Team::new(threads);
         let (model, tokenizer) = team.beside(open_tokenizer, || Model::load(checkpoint(&team)?, isa, &team, load));
         let (model, tokenizer) = (model?, tokenizer?);
-        let (defaults, mut notes) = match model.checkpoint.generation_config() {
+        let (mut defaults, mut notes) = match model.checkpoint.generation_config() {
             Some(text) => Generate::from_generation_config(text)?,
             None => Generate::from_config(&model.config().raw)?,
         };
+        // An end token past the vocabulary can never come; released configs have such.
+        if let Some(ids) = defaults.eos_token_id.take() {
+            let vocab_size = model.config().vocab_size;
+            let ids: Vec<u32> = ids.as_slice().iter().copied().filter(|id| (*id as usize) < vocab_size).collect();
+            defaults.eos_token_id = Some(ids.into());
+        }
         if let Some(first) = model.unused.first() {
             let others = match model.unused.len() - 1 {
                 0 => String::new(),
@@ -261,6 +283,12 @@ impl T5 {
     #[must_use]
     pub fn with_threads(&self, threads: usize) -> T5 {
         T5 { threads: threads.clamp(1, MAX_THREADS), ..self.clone() }
+    }
+
+    /// Gives the system back what calls keep for later calls: the buffers of the largest so far, for as many calls as ran at once. They
+    /// hold keys and values of sources, gigabytes after long ones. Sessions keep their own.
+    pub fn release_buffers(&self) {
+        self.desks().clear();
     }
 
     /// The same model on another instruction set that this processor has: `portable`, `avx2`, `avxvnni`, `avx512`, `amx`.
@@ -460,11 +488,26 @@ impl T5 {
     pub(crate) fn settings(&self, options: &Generate, closed: Option<Closed>) -> Result<Settings> {
         let (config, defaults) = (self.config(), &self.inner.defaults);
         let Some(text) = options.decoder_prefix.as_ref().or(defaults.decoder_prefix.as_ref()) else {
-            return Settings::new(options, defaults, closed, config);
+            return Settings::new(options, defaults, closed, config).map_err(|error| self.whose(options, error));
         };
-        let mut options = options.or(defaults);
-        options.decoder_input_ids.get_or_insert_default().extend(self.need_tokenizer()?.encode_plain(text)?);
-        Settings::new(&options, defaults, closed, config)
+        let mut all = options.or(defaults);
+        all.decoder_input_ids.get_or_insert_default().extend(self.need_tokenizer()?.encode_plain(text)?);
+        Settings::new(&all, defaults, closed, config).map_err(|error| self.whose(options, error))
+    }
+
+    /// What is wrong with an option that the caller did not give is wrong with the file that did.
+    fn whose(&self, options: &Generate, error: Error) -> Error {
+        let has = |options: &Generate, name: &str| serde_json::to_value(options).is_ok_and(|all| !all[name].is_null());
+        match error {
+            Error::Option { option, found, expected }
+                if !has(options, &option) && has(&self.inner.defaults, &option) =>
+            {
+                let is_own = self.inner.model.checkpoint.generation_config().is_some();
+                let file = if is_own { "generation_config.json" } else { "config.json" };
+                Error::Option { option: format!("{file}: {option}"), found, expected }
+            }
+            error => error,
+        }
     }
 
     /// The decoder and the output matrix, for the calls that need them.

@@ -54,7 +54,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=MOST_TOKENS), allow_negative_numbers = true)]
     target: u64,
     /// Numbers of sources whose throughput is measured
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1,8,32", value_parser = at_least_one, allow_negative_numbers = true)]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1,8,32", value_parser = batch_size, allow_negative_numbers = true)]
     batch: Vec<usize>,
     /// Time for all of it, as in 30s or 5m; it decides how many shapes and repeats there are
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = plan::time, allow_negative_numbers = true)]
@@ -102,6 +102,12 @@ struct Machine {
     memory_bytes: Option<u64>,
     /// Processes that wanted to run over the last minute, before the measurement and after it.
     load_average: [Option<f64>; 2],
+}
+
+/// Sources of a batch.
+fn batch_size(text: &str) -> Result<usize, String> {
+    const MOST: usize = 1024;
+    text.parse().ok().filter(|n| (1..=MOST).contains(n)).ok_or_else(|| format!("expected a whole number, 1 to {MOST}"))
 }
 
 /// Runs the command.

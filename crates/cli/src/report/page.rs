@@ -82,7 +82,12 @@ impl<'a> Line<'a> {
 
 /// Whether the page can be written; a page that is there stays as it is.
 pub(super) fn check(path: &Path) -> Result<(), Failure> {
-    std::fs::OpenOptions::new().append(true).create(true).open(path).map(drop).map_err(|e| failure(path, &e))
+    let is_there = path.exists();
+    std::fs::OpenOptions::new().append(true).create(true).open(path).map_err(|e| failure(path, &e))?;
+    if !is_there {
+        let _ = std::fs::remove_file(path);
+    }
+    Ok(())
 }
 
 fn failure(path: &Path, e: &dyn std::fmt::Display) -> Failure {

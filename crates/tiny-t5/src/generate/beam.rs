@@ -48,6 +48,9 @@ pub(crate) struct Beams {
     generated: usize,
     /// Sequences of a source that are asked for.
     returned: usize,
+    /// Beams of a source.
+    beams: usize,
+    length_penalty: f64,
     buffers: Buffers,
 }
 
@@ -120,7 +123,7 @@ impl Beams {
         search.begin((0..sources.len() * beams).map(|cache| (cache, cache / beams)));
         let mut this = search.state.spare.beams.take().unwrap_or_else(|| {
             let (texts, sources, buffers) = Default::default();
-            Box::new(Beams { texts, sources, generated: 0, returned: 0, buffers })
+            Box::new(Beams { texts, sources, generated: 0, returned: 0, beams: 0, length_penalty: 0.0, buffers })
         });
         let Beams { texts, sources: all, buffers: Buffers { lists, .. }, .. } = &mut *this;
         texts.set(sources);
@@ -145,6 +148,7 @@ impl Beams {
             }));
         }
         (this.generated, this.returned) = (0, settings.num_return_sequences);
+        (this.beams, this.length_penalty) = (beams, settings.length_penalty);
         this
     }
 }
@@ -217,14 +221,20 @@ impl Strategy for Beams {
     }
 
     fn stop(&mut self) {
+        // As transformers does: all that run count as if they ended here.
+        let penalty = penalty(self.generated, self.length_penalty);
         for source in self.sources.iter_mut().filter(|source| source.live) {
             source.live = false;
-            // Nothing finished yet: the best running beam is what there is.
-            if source.finished.is_empty() {
-                let Beam { ids, score, .. } = &source.running[0];
-                let ids = self.buffers.lists.take(&ids[1..], None);
-                source.finished.push(Found::new(ids, Some(*score), Finish::Stopped));
+            let mut running = std::mem::take(&mut source.running);
+            for Beam { ids, score, .. } in running.drain(..) {
+                if score > OUT / 2.0 {
+                    let text = self.buffers.lists.take(&ids[1..], None);
+                    let found = Found::new(text, Some(score / penalty), Finish::Stopped);
+                    source.keep(found, self.beams, &mut self.buffers.lists);
+                }
+                self.buffers.lists.give(ids);
             }
+            source.running = running;
         }
     }
 
@@ -317,6 +327,11 @@ impl Best<'_> {
     }
 }
 
+/// What the score of a sequence of so many tokens is divided by.
+fn penalty(generated: usize, length_penalty: f64) -> f32 {
+    (generated as f64).powf(length_penalty) as f32
+}
+
 impl Source {
     /// The ids that every beam that may still win begins with.
     fn settled(&self) -> &[u32] {
@@ -341,15 +356,12 @@ impl Source {
         let Buffers { best, ends, next, running, free, taken, text: ids, lists, .. } = buffers;
         ends.clear();
         ends.extend(best.iter().map(|c| self.finish(search, text, c, ids, at_limit)));
-        let penalty = (generated as f64).powf(settings.length_penalty) as f32;
+        let penalty = penalty(generated, settings.length_penalty);
         let full = self.finished.len() == beams && settings.early_stopping == EarlyStopping::Yes;
         for (c, finish) in best.iter().zip(&*ends).take(beams).filter(|_| !full) {
             let Some(finish) = *finish else { continue };
-            let score = c.score / penalty;
-            let place = self.finished.partition_point(|f| f.score.is_some_and(|s| s >= score));
             let ids = lists.take(&self.running[c.beam].ids[1..], Some(c.id));
-            self.finished.insert(place, Found::new(ids, Some(score), finish));
-            self.finished.drain(beams.min(self.finished.len())..).for_each(|worst| lists.give(worst.ids));
+            self.keep(Found::new(ids, Some(c.score / penalty), finish), beams, lists);
         }
         if at_limit {
             return;
@@ -377,6 +389,13 @@ impl Source {
         }
         std::mem::swap(&mut self.running, running);
         running.drain(..).for_each(|parent| lists.give(parent.ids));
+    }
+
+    /// Puts a sequence among the finished ones, of which the best stay.
+    fn keep(&mut self, found: Found, beams: usize, lists: &mut Lists) {
+        let place = self.finished.partition_point(|f| f.score >= found.score);
+        self.finished.insert(place, found);
+        self.finished.drain(beams.min(self.finished.len())..).for_each(|worst| lists.give(worst.ids));
     }
 
     /// Why a candidate ends here, if it does; `ids` is a buffer.
@@ -418,7 +437,7 @@ impl Source {
             EarlyStopping::Never if settings.length_penalty > 0.0 => settings.max_new_tokens,
             _ => generated,
         };
-        let best = self.running[0].score / (length as f64).powf(settings.length_penalty) as f32;
+        let best = self.running[0].score / penalty(length, settings.length_penalty);
         let worst = self.finished.last().and_then(|f| f.score).unwrap_or(f32::NEG_INFINITY);
         best > worst
     }

@@ -34,6 +34,8 @@ pub(crate) struct Closed {
     /// Tokens of the longest, its end token included.
     pub(super) longest: usize,
     pub(super) count: usize,
+    /// The largest of their ids.
+    pub(super) largest: u32,
 }
 
 /// Which of the choices a sequence is.
@@ -114,7 +116,8 @@ impl Choices {
     /// What the settings of a call depend on.
     pub(crate) fn closed(&self) -> Closed {
         let longest = self.all.iter().map(|(ids, _)| ids.len()).max().unwrap_or(0);
-        Closed { eos: self.eos, longest, count: self.all.len() }
+        let largest = self.all.iter().flat_map(|(ids, _)| ids).copied().max().unwrap_or(0);
+        Closed { eos: self.eos, longest, count: self.all.len(), largest }
     }
 
     /// The ids that may follow, ascending: those of the choices that begin with `ids`.

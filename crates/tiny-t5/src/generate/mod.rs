@@ -75,7 +75,7 @@ impl Found {
     }
 }
 
-/// Where the time of a call went, in milliseconds.
+/// Where the time of a call went, in milliseconds, and counts of what it did.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Timings {
@@ -95,8 +95,8 @@ pub struct Timings {
     pub guessed: usize,
     /// Guesses that held.
     pub accepted: usize,
-    /// Tokens that the LM head's int8 screen decided, of `new_tokens` and of guesses that did not hold; of a beam search the
-    /// continued beams, each a step, whose candidates its copy at 16 bits decided.
+    /// How often a copy of the LM head in fewer bits was enough to choose: for each token of greedy search, those of guesses
+    /// that did not hold included, and for each running beam at each step.
     pub screened: usize,
     /// Rows of the LM head that were left to f32, over all of `screened`.
     pub survivors: usize,
@@ -217,6 +217,10 @@ pub(crate) fn generate(
             tokens <= MAX_TOKENS
         });
         let (group, after) = rest.split_at(fits.count().max(1));
+        // The first group takes a step however late it is, as a source alone does.
+        if rest.len() < sources.len() && is_over(settings, exec, begun) {
+            break;
+        }
         rest = after;
         batch.clear();
         batch.extend(group.iter().map(|i| sources[*i]));
@@ -225,8 +229,21 @@ pub(crate) fn generate(
         let mut search = Search::new((model, decoder, head), exec, (settings, custom), state, &numbers, begun);
         search.run(&batch, &mut |place, answer| each(group[place], answer))?;
     }
+    for place in rest {
+        let none = || Found {
+            logprobs: settings.top_logprobs.map(|_| Vec::new()),
+            ..Found::new(Vec::new(), None, Finish::Stopped)
+        };
+        let mut found: Vec<Found> = (0..settings.num_return_sequences).map(|_| none()).collect();
+        each(*place, Answer { found: &mut found, timings: Timings::default() })?;
+    }
     (state.order, state.numbers, state.batch) = (order, numbers, emptied(batch));
     Ok(())
+}
+
+/// Whether a call shall begin nothing further: its time is over, or the caller wants it to end.
+fn is_over(settings: &Settings, exec: Exec<'_>, begun: Instant) -> bool {
+    settings.max_time.is_some_and(|most| begun.elapsed() >= most) || exec.is_stopped()
 }
 
 /// The memory of a list of slices, for slices of another life.
@@ -272,8 +289,7 @@ impl<'a> Search<'a> {
     pub(crate) fn step(&mut self, strategy: &mut dyn Strategy) -> Result<()> {
         strategy.step(self)?;
         self.settings.failure.check()?;
-        let late = self.settings.max_time.is_some_and(|most| self.begun.elapsed() >= most);
-        if late || self.exec.is_stopped() {
+        if is_over(self.settings, self.exec, self.begun) {
             strategy.stop();
         }
         Ok(())

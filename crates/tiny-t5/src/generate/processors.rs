@@ -131,7 +131,7 @@ pub(crate) fn of(o: &Generate, eos: &[u32], max_new_tokens: usize) -> Vec<Rule> 
     if let Some(id) = o.forced_bos_token_id {
         all.push(Forced { at: At::Length(1), ids: vec![id] }.into());
     }
-    if let Some(ids) = &o.forced_eos_token_id {
+    if let Some(ids) = o.forced_eos_token_id.as_ref().filter(|ids| !ids.as_slice().is_empty()) {
         all.push(Forced { at: At::New(max_new_tokens - 1), ids: ids.as_slice().to_vec() }.into());
     }
     if o.remove_invalid_values == Some(true) {
@@ -347,8 +347,11 @@ impl Processor for ExponentialDecay {
         if new > self.start {
             let growth = (self.factor.powf((new - self.start) as f64) - 1.0) as f32;
             for id in &self.eos {
+                // One that is forbidden stays so: infinities would make it a NaN.
                 let score = &mut scores[*id as usize];
-                *score += score.abs() * growth;
+                if score.is_finite() {
+                    *score += score.abs() * growth;
+                }
             }
         }
     }

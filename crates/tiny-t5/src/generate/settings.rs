@@ -58,7 +58,7 @@ impl Settings {
     ) -> Result<Settings> {
         let o = options.or(defaults);
         let eos = eos(&o, config);
-        let start = o.decoder_start_token_id.unwrap_or(config.decoder_start_token_id);
+        let start = o.decoder_start_token_id.or(o.bos_token_id).unwrap_or(config.decoder_start_token_id);
         check_ids(&o, &eos, start, config.vocab_size)?;
         check_numbers(&o)?;
         // A caller's limit of one kind goes before the checkpoint's of the other.
@@ -72,7 +72,11 @@ impl Settings {
         }
         let limit = new_tokens.or(max_length.map(|length| length.saturating_sub(prompt.len())));
         let mut max_new_tokens = limit.unwrap_or(20);
-        if let Some(Closed { eos: end, longest, .. }) = closed {
+        if let Some(Closed { eos: end, longest, largest, .. }) = closed {
+            if largest as usize >= config.vocab_size {
+                let expected = format!("ids of this model, below vocab_size {}", config.vocab_size);
+                return Err(Error::option("choices", format!("id {largest}"), expected));
+            }
             if !eos.contains(&end) {
                 let expected = format!("{end} among them, which closes the choices");
                 return Err(Error::option("eos_token_id", format!("{eos:?}"), expected));

@@ -9,7 +9,8 @@
 //!   of everything that was checked, and its own few go when they have been checked.
 //!
 //! How many tokens to guess follows from how many guesses held, from what rows and drafts cost, and from what guessing may lose
-//! ([`Pace`](super::pace::Pace)); where it does not pay, steps are plain ones. No clock decides, so that a call does the same work each time.
+//! ([`Pace`](super::pace::Pace)); where it does not pay, steps are plain ones. No clock decides: what earlier calls of
+//! the same buffers saw does.
 //!
 //! Sources: Leviathan et al., *Fast Inference from Transformers via Speculative Decoding* (arXiv:2211.17192), for the expected
 //! number of tokens; Saxena, *Prompt Lookup Decoding* (2023), for copies.

@@ -20,7 +20,9 @@ pub(crate) enum Warper {
 /// Those that options ask for.
 pub(crate) fn of(o: &Generate) -> Vec<Warper> {
     let mut all = Vec::new();
-    all.extend(o.temperature.filter(|t| *t != 1.0).map(|t| Warper::Temperature(t as f32)));
+    // What is divided by it stays finite: at either end one token is sure, or all are alike.
+    let temperature = |t: f64| Warper::Temperature(t.clamp(1e-30, 1e30) as f32);
+    all.extend(o.temperature.filter(|t| *t != 1.0).map(temperature));
     all.extend(Some(o.top_k.unwrap_or(50)).filter(|k| *k > 0).map(Warper::TopK));
     all.extend(o.top_p.filter(|p| *p < 1.0).map(Warper::TopP));
     all.extend(o.min_p.map(|p| Warper::MinP(p as f32)));

@@ -38,6 +38,10 @@ impl Config {
             let found = format!("{} bytes", json.len());
             return Err(TokenizerError::format(file, found, "at most 4 MiB"));
         }
+        // To serde a list of the same values would do as well.
+        if !json.trim_ascii_start().starts_with(b"{") {
+            return Err(TokenizerError::format(file, "no JSON object", "a tokenizer's settings"));
+        }
         let config: Self = serde_json::from_slice(json)
             .map_err(|error| TokenizerError::format(file, one_line(&error.to_string()), "a tokenizer's settings"))?;
         match config.extra_ids {

@@ -283,6 +283,38 @@ fn released_buffers_change_nothing() {
     assert_eq!(answer(&t5), before);
 }
 
+/// An end that is forbidden and wished for stays forbidden: no score becomes a NaN.
+#[test]
+fn decay_of_a_forbidden_end_leaves_the_others_alone() {
+    let t5 = model();
+    let options = Generate {
+        min_new_tokens: Some(12),
+        exponential_decay_length_penalty: Some((3, 1.4)),
+        max_new_tokens: Some(20),
+        no_repeat_ngram_size: Some(1),
+        ..Generate::default()
+    };
+    for options in [options.clone(), Generate { do_sample: Some(true), ..options }] {
+        let ids = t5.generate("hello", &options).unwrap().sequences.remove(0).ids;
+        assert!(ids.len() >= 12 && !ids.contains(&0), "{ids:?}");
+    }
+}
+
+/// Options of a folder: an end past the vocabulary is none, and what is wrong with them names their file.
+#[test]
+fn options_of_a_folder_that_cannot_be_name_it() {
+    let folder = Folder::of("goldens/v1_0-relu-tied").with("eos_token_id", vec![1, 250]);
+    let answer = |t5: &T5| t5.generate(&[5, 8, 1], &Generate::default()).map(|answer| answer.sequences);
+    let expected = answer(&open("goldens/v1_0-relu-tied")).unwrap();
+    assert_eq!(answer(&T5::open(folder.write()).unwrap()).unwrap(), expected);
+    let mut folder = Folder::of("goldens/v1_0-relu-tied");
+    folder.generation_config = Some(r#"{"num_beams": 0}"#.to_owned());
+    let t5 = T5::open(folder.write()).unwrap();
+    assert!(answer(&t5).unwrap_err().to_string().starts_with("generation_config.json: num_beams: found 0"));
+    let own = t5.generate(&[5, 1], &Generate { num_beams: Some(0), ..Generate::default() }).unwrap_err().to_string();
+    assert!(own.starts_with("num_beams: found 0"), "{own}");
+}
+
 #[test]
 fn decoder_starts_with_bos_where_no_start_is_named() {
     let config =

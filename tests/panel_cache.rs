@@ -185,6 +185,31 @@ fn content_that_changed_behind_its_times_is_noticed() {
     assert_eq!(answers(&cached(&folder, cache.path()), &sources), expected);
 }
 
+/// What stands where a sum should, and what writers left that died: neither waits, nor is read, nor stays.
+#[cfg(unix)]
+#[test]
+fn pipes_and_left_parts_harm_nobody() {
+    let one = Folder::of("goldens/v1_0-relu-tied");
+    let (cache, sources) = (tempfile::tempdir().unwrap(), [vec![5, 9, 7, 1]]);
+    let folder = one.write().to_owned();
+    std::thread::sleep(Duration::from_millis(3_200)); // files that just changed are not remembered
+    let before = answers(&cached(&folder, cache.path()), &sources);
+    let [content] = ending(cache.path(), ".content").try_into().unwrap();
+    std::fs::remove_file(&content).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&content).status().unwrap().success());
+    assert_eq!(answers(&cached(&folder, cache.path()), &sources), before);
+
+    let (old, new) = (cache.path().join("1-1.part"), cache.path().join("2-1.part"));
+    for (part, hours) in [(&old, 3), (&new, 0)] {
+        std::fs::write(part, "half").unwrap();
+        let long_ago = std::time::SystemTime::now() - Duration::from_secs(3600 * hours);
+        std::fs::File::options().write(true).open(part).unwrap().set_modified(long_ago).unwrap();
+    }
+    layers(cache.path()).iter().for_each(|entry| std::fs::remove_file(entry).unwrap());
+    assert_eq!(answers(&cached(&folder, cache.path()), &sources), before);
+    assert!(!old.exists() && new.exists());
+}
+
 #[test]
 fn a_cache_that_cannot_be_is_an_error_and_one_that_cannot_be_written_a_note() {
     let (folder, place) = (data("goldens/v1_0-relu-tied"), tempfile::tempdir().unwrap());

@@ -145,6 +145,27 @@ fn embed_bad_modules_are_errors_that_name_file_found_and_expected() {
             modules(&[("", "Transformer"), ("1_Pooling", "Pooling"), ("", "CNN")]),
             "modules.json: [2] is",
         ),
+        // An empty path would lead to the root of all files.
+        (
+            "modules.json",
+            modules(&[("", "Transformer"), ("1_Pooling", "Pooling"), ("", "Dense")]),
+            "modules.json: [2] is",
+        ),
+        (
+            "modules.json",
+            modules(&[&[("", "Transformer"), ("1_Pooling", "Pooling")][..], &[("2_Dense", "Dense"); 400]].concat()),
+            "modules.json: the number of dense layers is 402",
+        ),
+        (
+            "2_Dense/config.json",
+            json!({"in_features": 64, "out_features": 48, "bias": "x"}),
+            "2_Dense/config.json: bias is \"x\", expected true or false",
+        ),
+        (
+            "2_Dense/config.json",
+            json!({"in_features": 64, "out_features": 48, "activation_function": 5}),
+            "2_Dense/config.json: activation_function is 5, expected torch's Identity or Tanh",
+        ),
         (
             "1_Pooling/config.json",
             json!({"pooling_mode_cls_token": true}),

@@ -396,6 +396,12 @@ fn cli_generate_answers_what_stands_before_a_bad_source() {
     assert_eq!((code, out.as_str(), err.lines().count()), (1, "ˈwʌn\nˈtu\n", 1));
     assert!(err.starts_with("error: standard input, line 3: "), "{err}");
 
+    let mut endless = tiny_t5(&["generate"]);
+    endless.write_stdin([&b"one\n"[..], &vec![b'a'; (16 << 20) + 1]].concat());
+    let (code, out, err) = run(endless);
+    assert_eq!((code, out.as_str()), (1, "ˈwʌn\n"));
+    assert!(err.starts_with("error: standard input, line 2: found over 16777216 bytes"), "{err}");
+
     let mut bytes = tiny_t5(&["generate"]);
     bytes.write_stdin(&b"one\ntwo\n\xff\nthree\n"[..]);
     let message = "error: standard input, line 3: found bytes that are not UTF-8\n";

@@ -231,6 +231,12 @@ fn cli_report_leaves_out_what_has_no_room() {
     assert!(why(1).contains("cannot be loaded"), "{report}");
     fails(&["report", QUICK, "--memory-limit", "1MB"], 1, &["nothing was measured", QUICK, "--memory-limit is 1 MB"]);
     fails(&["report", "t5-enormous"], 1, &["t5-enormous"]);
+    fails(&["report", "--batch", "99999999999"], 2, &["--batch", "1 to 1024"]);
+    // Nothing is left where a page would have been.
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("new.html").display().to_string();
+    fails(&["report", "--model", "no/such/folder", "--out", &page], 1, &["no/such/folder"]);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     fails(&["report", "--model", "no/such/folder", "--budget", "1s"], 1, &["no/such/folder"]);
     for (option, value) in
         [("--budget", "5h"), ("--memory-limit", "much"), ("--batch", "0"), ("--dtype", "f8"), ("--source", "0")]

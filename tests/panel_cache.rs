@@ -199,15 +199,15 @@ fn pipes_and_left_parts_harm_nobody() {
     assert!(std::process::Command::new("mkfifo").arg(&content).status().unwrap().success());
     assert_eq!(answers(&cached(&folder, cache.path()), &sources), before);
 
-    let (old, new) = (cache.path().join("1-1.part"), cache.path().join("2-1.part"));
-    for (part, hours) in [(&old, 3), (&new, 0)] {
+    let [old, new, other] = ["1-1.part", "2-1.part", "film.part"].map(|name| cache.path().join(name));
+    for (part, hours) in [(&old, 3), (&new, 0), (&other, 3)] {
         std::fs::write(part, "half").unwrap();
         let long_ago = std::time::SystemTime::now() - Duration::from_secs(3600 * hours);
         std::fs::File::options().write(true).open(part).unwrap().set_modified(long_ago).unwrap();
     }
     layers(cache.path()).iter().for_each(|entry| std::fs::remove_file(entry).unwrap());
     assert_eq!(answers(&cached(&folder, cache.path()), &sources), before);
-    assert!(!old.exists() && new.exists());
+    assert!(!old.exists() && new.exists() && other.exists());
 }
 
 #[test]

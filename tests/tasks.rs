@@ -154,7 +154,7 @@ fn embed_bad_modules_are_errors_that_name_file_found_and_expected() {
         (
             "modules.json",
             modules(&[&[("", "Transformer"), ("1_Pooling", "Pooling")][..], &[("2_Dense", "Dense"); 400]].concat()),
-            "modules.json: the number of dense layers is 402",
+            "modules.json: the number of modules is 402",
         ),
         (
             "2_Dense/config.json",

@@ -402,6 +402,12 @@ fn cli_generate_answers_what_stands_before_a_bad_source() {
     assert_eq!((code, out.as_str()), (1, "ˈwʌn\n"));
     assert!(err.starts_with("error: standard input, line 2: found over 16777216 bytes"), "{err}");
 
+    // A line of exactly as many is read, and has too many tokens.
+    let mut long = tiny_t5(&["generate"]);
+    long.write_stdin([&vec![b'a'; 16 << 20][..], b"\n"].concat());
+    let (code, _, err) = run(long);
+    assert!(code == 1 && err.contains("max_source_tokens"), "{err}");
+
     let mut bytes = tiny_t5(&["generate"]);
     bytes.write_stdin(&b"one\ntwo\n\xff\nthree\n"[..]);
     let message = "error: standard input, line 3: found bytes that are not UTF-8\n";

@@ -7,6 +7,7 @@ use std::ops::{Deref, Range};
 use std::path::Path;
 
 use crate::Error;
+use crate::error::shown;
 
 /// How a file of weights gets into memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,7 +139,11 @@ pub(crate) fn read_text(path: &Path, file: &str, limit: u64) -> Result<String, E
 pub(crate) fn read_object<T: serde::de::DeserializeOwned>(path: &Path, file: &str, limit: u64) -> Result<T, Error> {
     let text = read_text(path, file, limit)?;
     if !text.trim_ascii_start().starts_with('{') {
-        return Err(Error::Json { file: file.to_owned(), reason: "expected an object".to_owned() });
+        let begin: String = text.trim_ascii_start().chars().take(16).collect();
+        return Err(Error::Json {
+            file: file.to_owned(),
+            reason: format!("found \"{}\", expected an object", shown(&begin)),
+        });
     }
     serde_json::from_str(&text).map_err(|e| Error::json(file, e))
 }

@@ -173,7 +173,7 @@ impl Checkpoint {
     }
 
     /// Lets go of weights that lie in memory of their own, but for the tensors `names`, as after packing; the others are no longer
-    /// there. Does nothing where the weights are mapped or part of the program.
+    /// there. Weights that are mapped or part of the program stay; copies of tensors that are not contiguous in their file go.
     pub fn keep(&mut self, names: &[&str]) {
         self.tensors.keep(names);
     }

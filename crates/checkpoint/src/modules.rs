@@ -21,8 +21,8 @@ const MODULES: &str = "modules.json";
 const TRANSFORMER: &str = "sentence_bert_config.json";
 /// Bytes of one of these JSON files; real ones have hundreds.
 const LARGEST: u64 = 1 << 16;
-/// Dense layers; released models have one.
-const MOST_DENSE: usize = 8;
+/// Modules; released models have four.
+const MOST_MODULES: usize = 16;
 /// Features of a dense layer.
 const WIDTH: u64 = 1 << 16;
 
@@ -73,6 +73,9 @@ impl Modules {
             Value::Array(list) => list,
             other => return Err(unlike(MODULES, "its content", &other, "a list of modules")),
         };
+        if list.len() > MOST_MODULES {
+            return Err(Error::too_large(MODULES, "the number of modules", list.len() as u64, MOST_MODULES as u64));
+        }
         let mut pooled = false;
         for (i, module) in list.iter().enumerate() {
             let text = |key: &str| match &module[key] {
@@ -87,14 +90,6 @@ impl Modules {
                 Some("Pooling") if i == 1 && inside => {
                     mean_alone(dir, &format!("{path}/config.json"))?;
                     pooled = true;
-                }
-                Some("Dense") if modules.dense.len() == MOST_DENSE => {
-                    return Err(Error::too_large(
-                        MODULES,
-                        "the number of dense layers",
-                        list.len() as u64,
-                        MOST_DENSE as u64,
-                    ));
                 }
                 Some("Dense") if pooled && !modules.normalize && inside => {
                     modules.dense.push(Dense::open(dir, path)?);

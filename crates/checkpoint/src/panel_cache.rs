@@ -15,7 +15,7 @@
 //! ```
 //!
 //! An entry is written beside its place and renamed into it, so that a reader sees all of it or none, and of two writers one
-//! wins with the same bytes. It is used only where its lengths and its sum are right. The sum tells accidents, not malice:
+//! wins with the same bytes. What a writer left that died (`PROCESS-NUMBER.part`) goes an hour later. It is used only where its lengths and its sum are right. The sum tells accidents, not malice:
 //! who may write to the folder decides what the model computes, as with the checkpoint itself.
 //!
 //! Reading a large checkpoint only to know its content would cost more than the cache saves. So the content's sum is kept in
@@ -156,13 +156,16 @@ fn write(dir: &Path, path: &Path, parts: &[&[u8]]) -> io::Result<()> {
     written
 }
 
-/// Removes what writers left that died long ago.
+/// Removes what writers left that died long ago, by the names that they give.
 fn sweep(dir: &Path) {
     const LONG: Duration = Duration::from_secs(3600);
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let path = entry.path();
         let age = || entry.metadata().ok()?.modified().ok()?.elapsed().ok();
-        if path.extension().is_some_and(|extension| extension == "part") && age().is_some_and(|age| age > LONG) {
+        let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".part"));
+        let ours = name.and_then(|name| name.split_once('-'));
+        let ours = ours.is_some_and(|(process, writer)| [process, writer].iter().all(|n| n.parse::<u32>().is_ok()));
+        if ours && age().is_some_and(|age| age > LONG) {
             let _ = fs::remove_file(path);
         }
     }

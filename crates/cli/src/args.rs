@@ -154,11 +154,9 @@ pub(crate) fn parse(argv: impl Iterator<Item = OsString>) -> Result<Command, Fai
     let mut command = command();
     command.build();
     let argv = with_command(argv.collect(), &command);
-    let foreign = argv.iter().find(|arg| arg.to_str().is_none()).map(|arg| arg.to_string_lossy().into_owned());
-    let matches = command.try_get_matches_from_mut(argv).map_err(|error| match (error.kind(), foreign) {
-        (ErrorKind::InvalidUtf8, Some(arg)) => {
-            Failure::Usage(format!("found '{arg}', which is not UTF-8, expected a text"))
-        }
+    let foreign: Vec<OsString> = argv.iter().filter(|arg| arg.to_str().is_none()).cloned().collect();
+    let matches = command.try_get_matches_from_mut(argv).map_err(|error| match error.kind() {
+        ErrorKind::InvalidUtf8 => Failure::Usage(format!("found {foreign:?}, which is not UTF-8, expected text")),
         _ => with_owner(error, &command).into(),
     })?;
     Ok(Cli::from_arg_matches(&matches)?.command)

@@ -198,14 +198,15 @@ impl Workload {
         }
     }
 
-    /// Exactly `new_tokens` tokens where `suppress_eos` says so, whatever the checkpoint's own defaults are; its forced first token, if it
-    /// has one, stays.
+    /// Exactly `new_tokens` tokens where `suppress_eos` says so, whatever the checkpoint's own defaults are. Of these some cannot be taken
+    /// back: a forced first token, a prefix, a decay, log-probabilities.
     fn options(&self, t5: &T5) -> Generate {
         let end = match (self.eos_id, &t5.generation_defaults().eos_token_id) {
             (Some(id), _) => vec![id],
             (None, Some(ids)) => ids.as_slice().to_vec(),
             (None, None) => t5.config().eos_token_id.clone(),
         };
+        let end: Vec<u32> = end.into_iter().filter(|id| (*id as usize) < t5.config().vocab_size).collect();
         Generate {
             max_new_tokens: Some(self.new_tokens),
             min_new_tokens: Some(if self.suppress_eos { self.new_tokens } else { 0 }),
@@ -227,7 +228,8 @@ impl Workload {
             begin_suppress_tokens: Some(Vec::new()),
             forced_eos_token_id: Some(Vec::new().into()),
             decoder_input_ids: Some(Vec::new()),
-            logprobs: Some(false),
+            renormalize_logits: Some(false),
+            remove_invalid_values: Some(false),
             ..Generate::default()
         }
     }

@@ -317,7 +317,7 @@ impl Kernel for Prepare<'_> {
         // Sums of k squares in f32 are right to k u, less than 2e-4; what squares too small for f32 lose is below 1e-20.
         let root = |squares| f64::from(s.sum(squares)).sqrt() * 1.001 + 1e-20;
         let (norm, near, off) = (root(norm), root(near), root(off));
-        // The centre s t (q x) takes three roundings in f32 and its size is at most (W + E) |t x|: 16 u covers them and
+        // The centre s t (q x) takes four roundings in f32 at most and its size is at most (W + E) |t x|: 16 u covers them and
         // those of the radius itself.
         let slack = 16.0 * U;
         let (of_error, of_norm) = (near * (1.0 + slack), off + gamma * norm + slack * near + 1e-30);

@@ -9,7 +9,7 @@ use crate::t5::{Sequence, Source, T5};
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Infilled {
-    /// The source with each sentinel replaced by its span.
+    /// The source with each sentinel replaced by its span, and nothing else changed: a span begins with no space of its own.
     pub text: String,
     /// The text of each gap, in the order of the sentinels; empty where the model gave none.
     pub spans: Vec<String>,
@@ -74,11 +74,11 @@ fn filled(text: &str, spans: &[String]) -> String {
     let mut pieces = text.split(BEGIN);
     let mut filled = pieces.next().unwrap_or_default().to_owned();
     for piece in pieces {
-        let number = piece.split_once('>').map(|(number, after)| (number.parse::<usize>(), after));
-        match number {
-            Some((Ok(i), after)) if i < spans.len() => filled.extend([&spans[i], after]),
-            _ => filled.extend([BEGIN, piece]),
-        }
+        let gap = piece.split_once('>').and_then(|(number, after)| {
+            let span = number.parse().ok().and_then(|i: usize| spans.get(i).filter(|_| i.to_string() == number));
+            span.map(|span| [span, after])
+        });
+        filled.extend(gap.unwrap_or([BEGIN, piece]));
     }
     filled
 }
@@ -91,6 +91,7 @@ mod tests {
     fn gaps_are_filled_and_the_rest_stays_as_it_is() {
         let spans = ["a cat".to_owned(), String::new(), "<extra_id_0>".to_owned()];
         let cases = [
+            ("<extra_id_+1> <extra_id_01>", "<extra_id_+1> <extra_id_01>"),
             ("½ {The}  <extra_id_0> ~ `sat`<extra_id_1>.", "½ {The}  a cat ~ `sat`."),
             ("<extra_id_2><extra_id_0><extra_id_0>", "<extra_id_0>a cata cat"),
             (

@@ -4,6 +4,7 @@ use crate::error::{Error, Result, one_line};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::path::PathBuf;
+use tiny_t5_checkpoint::Config;
 
 /// How wide weights are kept. Computing is in f32 always.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -160,6 +161,16 @@ macro_rules! generate_options {
         }
 
         impl Generate {
+            /// Whether an option has a value.
+            pub(crate) fn has(&self, option: &str) -> bool {
+                match option {
+                    $( stringify!($name) => self.$name.is_some(), )*
+                    _ => false,
+                }
+            }
+        }
+
+        impl Generate {
             /// Name, type and meaning of every option.
             pub const OPTIONS: &'static [(&'static str, &'static str, &'static str)] = &[
                 $( (stringify!($name), stringify!($type), concat!($($doc),+)), )*
@@ -246,7 +257,7 @@ generate_options! {
     /// How greedy search of one source guesses tokens that are then checked at once, which changes no id: auto (the default), off, copy or draft.
     speculation: Speculation,
     /// Seconds after which no further token is begun: what the call has by then is what it gives, and of sources that it has not come to
-    /// nothing. One token comes in any case, of the first sources of a batch.
+    /// nothing. One token comes in any case, of the shortest sources of a batch.
     max_time: f64,
     /// Seed of the sampling; by default 0.
     seed: u64,
@@ -357,7 +368,15 @@ impl Generate {
 
     /// The generation options among the keys of a config.json, as many old fine-tunes have them.
     pub(crate) fn from_config(keys: &Map<String, Value>) -> Result<(Generate, Vec<String>)> {
-        Self::from_keys("config.json", keys, false)
+        let (mut options, notes) = Self::from_keys("config.json", keys, false)?;
+        // That file's start is `Config::decoder_start_token_id`, which knows what the model's family begins with.
+        options.bos_token_id = None;
+        Ok((options, notes))
+    }
+
+    /// The id that the decoder starts with.
+    pub(crate) fn start(&self, config: &Config) -> u32 {
+        self.decoder_start_token_id.or(self.bos_token_id).unwrap_or(config.decoder_start_token_id)
     }
 
     fn from_keys(file: &str, keys: &Map<String, Value>, strangers: bool) -> Result<(Generate, Vec<String>)> {

@@ -47,7 +47,7 @@ impl T5 {
         let (model, (decoder, head)) = (self.model(), self.generator("answer_probability")?);
         self.check_ids("answer", &[answer])?;
         self.check_ids("against", &[against])?;
-        let start = self.generation_defaults().decoder_start_token_id.unwrap_or(self.config().decoder_start_token_id);
+        let start = self.generation_defaults().start(self.config());
         let mut probabilities = Vec::with_capacity(sources.len());
         let ids_into = |source: Source<'_>, ids: &mut Vec<u32>| self.ids_into("source", source, ids);
         desk.with_kept_ids(sources, ids_into, |desk, ids| {

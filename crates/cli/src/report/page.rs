@@ -82,12 +82,11 @@ impl<'a> Line<'a> {
 
 /// Whether the page can be written; a page that is there stays as it is.
 pub(super) fn check(path: &Path) -> Result<(), Failure> {
-    let is_there = path.exists();
-    std::fs::OpenOptions::new().append(true).create(true).open(path).map_err(|e| failure(path, &e))?;
-    if !is_there {
-        let _ = std::fs::remove_file(path);
+    match std::fs::File::create_new(path) {
+        Ok(_) => std::fs::remove_file(path),
+        Err(_) => std::fs::OpenOptions::new().append(true).create(true).open(path).map(drop),
     }
-    Ok(())
+    .map_err(|e| failure(path, &e))
 }
 
 fn failure(path: &Path, e: &dyn std::fmt::Display) -> Failure {

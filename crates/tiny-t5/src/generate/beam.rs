@@ -227,11 +227,9 @@ impl Strategy for Beams {
             source.live = false;
             let mut running = std::mem::take(&mut source.running);
             for Beam { ids, score, .. } in running.drain(..) {
-                if score > OUT / 2.0 {
-                    let text = self.buffers.lists.take(&ids[1..], None);
-                    let found = Found::new(text, Some(score / penalty), Finish::Stopped);
-                    source.keep(found, self.beams, &mut self.buffers.lists);
-                }
+                let found =
+                    Found::new(self.buffers.lists.take(&ids[1..], None), Some(score / penalty), Finish::Stopped);
+                source.keep(found, self.beams, &mut self.buffers.lists);
                 self.buffers.lists.give(ids);
             }
             source.running = running;

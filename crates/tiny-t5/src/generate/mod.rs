@@ -232,7 +232,7 @@ pub(crate) fn generate(
     for place in rest {
         let none = || Found {
             logprobs: settings.top_logprobs.map(|_| Vec::new()),
-            ..Found::new(Vec::new(), None, Finish::Stopped)
+            ..Found::new(settings.prompt[1..].to_vec(), None, Finish::Stopped)
         };
         let mut found: Vec<Found> = (0..settings.num_return_sequences).map(|_| none()).collect();
         each(*place, Answer { found: &mut found, timings: Timings::default() })?;

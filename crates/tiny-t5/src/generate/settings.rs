@@ -58,7 +58,7 @@ impl Settings {
     ) -> Result<Settings> {
         let o = options.or(defaults);
         let eos = eos(&o, config);
-        let start = o.decoder_start_token_id.or(o.bos_token_id).unwrap_or(config.decoder_start_token_id);
+        let start = o.start(config);
         check_ids(&o, &eos, start, config.vocab_size)?;
         check_numbers(&o)?;
         // A caller's limit of one kind goes before the checkpoint's of the other.
@@ -152,7 +152,12 @@ fn check_ids(o: &Generate, eos: &[u32], start: u32, vocab_size: usize) -> Result
     };
     check("eos_token_id", eos)?;
     check("decoder_input_ids", o.decoder_input_ids.as_deref().unwrap_or_default())?;
-    check("decoder_start_token_id", &[start])?;
+    let named = if o.decoder_start_token_id.is_none() && o.bos_token_id.is_some() {
+        "bos_token_id"
+    } else {
+        "decoder_start_token_id"
+    };
+    check(named, &[start])?;
     check("forced_bos_token_id", o.forced_bos_token_id.as_slice())?;
     check("forced_eos_token_id", o.forced_eos_token_id.as_ref().map_or(&[], |ids| ids.as_slice()))?;
     check("suppress_tokens", o.suppress_tokens.as_deref().unwrap_or_default())?;

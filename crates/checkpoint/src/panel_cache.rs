@@ -15,8 +15,9 @@
 //! ```
 //!
 //! An entry is written beside its place and renamed into it, so that a reader sees all of it or none, and of two writers one
-//! wins with the same bytes. What a writer left that died (`PROCESS-NUMBER.part`) goes an hour later. It is used only where its lengths and its sum are right. The sum tells accidents, not malice:
-//! who may write to the folder decides what the model computes, as with the checkpoint itself.
+//! wins with the same bytes. What a writer left that died (`PROCESS-NUMBER.part`) goes an hour later. An entry is used only
+//! where its lengths and its sum are right. The sum tells accidents, not malice: who may write to the folder decides what the
+//! model computes, as with the checkpoint itself.
 //!
 //! Reading a large checkpoint only to know its content would cost more than the cache saves. So the content's sum is kept in
 //! the folder too, under the files' identity (on Unix device, inode, size and the times of change in nanoseconds), but not

@@ -125,7 +125,8 @@ pub struct Sequence {
     /// Their text, special tokens left out; none where the checkpoint has no tokenizer.
     pub text: Option<String>,
     /// Beam search, and where log-probabilities or choices are asked for: the sum of the log-probabilities over
-    /// length ^ length_penalty; none of a source that a batch was stopped before. Beam search over a large vocabulary knows each to about seven digits.
+    /// length ^ length_penalty; none of a source that a batch was stopped before. Beam search over a large vocabulary knows each to about
+    /// seven digits.
     pub score: Option<f32>,
     /// How likely each of the ids was, where [`Generate::logprobs`] asks for it.
     pub logprobs: Option<Vec<TokenLogprob>>,

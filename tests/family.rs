@@ -188,6 +188,12 @@ fn decoded_token_reads_the_decoder_without_the_cross_k_v_and_the_output_matrix()
 }
 
 #[test]
+fn named_refuses_both_depths_behind_one() {
+    assert!(Shape::named("t5-efficient-small-el16-nl8").is_err());
+    assert_eq!(named("t5-efficient-small-nl8-el16").config.num_layers, 16);
+}
+
+#[test]
 fn named_takes_every_name_of_the_family_and_says_what_is_special() {
     let names = family(true);
     assert!(names.len() > 150, "{}", names.len());

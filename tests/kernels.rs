@@ -575,3 +575,25 @@ fn activations_are_near_f64_and_equal_everywhere() {
         }
     }
 }
+
+/// Sizes whose product cannot be counted are refused, and a product of no inputs is zero, of many rows as of one.
+#[test]
+fn matmul_sizes_at_the_ends() {
+    let huge = 1usize << (usize::BITS / 2);
+    for (n, k) in [(huge, huge), (usize::MAX, 1), (16, usize::MAX)] {
+        for data in [Storage::F32(&[]), Storage::Int8(&[], Digits::One)] {
+            let hook = std::panic::take_hook();
+            std::panic::set_hook(Box::new(|_| ()));
+            let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| Panels::new(n, k, data)));
+            std::panic::set_hook(hook);
+            assert!(made.is_err(), "{n} {k}");
+        }
+    }
+    for m in [1, 2, 3, 40] {
+        let mut out = vec![1.0f32; m * 16];
+        let product =
+            Product { a: &[], lda: 0, m, w: Panels::new(16, 0, Storage::F32(&[])), epilogue: Epilogue::Store };
+        matmul(Isa::best(), &Team::alone(), product, &mut out, 16);
+        assert!(out.iter().all(|x| *x == 0.0), "{m}");
+    }
+}

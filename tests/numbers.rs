@@ -22,6 +22,28 @@ fn searches() -> [Generate; 6] {
     ]
 }
 
+/// A matrix with a number that f16 does not reach is kept as it is by everything that reads it: a few logits are those of all.
+#[test]
+fn f16_keeps_a_matrix_with_a_large_number_as_it_is() {
+    let config = r#"{"model_type": "t5", "num_layers": 1, "d_model": 256, "d_ff": 64, "num_heads": 2, "vocab_size": 4096, "tie_word_embeddings": false}"#;
+    let load = Load { dtype: Dtype::F16, ..Load::default() };
+    let t5 = T5::random_with(config, 3, &load, |name, _, values| {
+        if name == "lm_head.weight" {
+            values.iter_mut().for_each(|x| *x *= 30.0);
+            values[5 * 256] = 1e5;
+        }
+    })
+    .unwrap();
+    let logits = t5.logits(SOURCE, &[1]).unwrap().values;
+    let (answer, against) = (7, 12);
+    let found = t5.answer_probability(&[SOURCE.into()], answer, against).unwrap()[0];
+    let expected = 1.0 / (1.0 + (f64::from(logits[12]) - f64::from(logits[7])).exp());
+    assert!((f64::from(found) - expected).abs() < 1e-6, "{found} instead of {expected}");
+    let first = t5.generate(SOURCE, &Generate { max_new_tokens: Some(1), ..Generate::default() }).unwrap();
+    let best = (0..logits.len()).reduce(|best, i| if logits[i] > logits[best] { i } else { best }).unwrap();
+    assert_eq!(first.sequences[0].ids, [best as u32]);
+}
+
 /// One number of one tensor is no number, or as large as numbers are: every search ends, with ids that exist, twice the same.
 #[test]
 fn one_strange_weight_anywhere_gives_defined_answers() {

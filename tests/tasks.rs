@@ -106,6 +106,23 @@ fn embed_with_modules_is_mean_dense_and_norm() {
     }
 }
 
+/// A tokenizer that appends no end has none to keep.
+#[test]
+fn embed_cuts_a_text_without_an_end() {
+    let folder = gtr("linear.Identity", false);
+    let vocab: Vec<_> = std::iter::once(json!(["<unk>", 0.0])).chain(('a'..='z').map(|c| json!([c, -1.0]))).collect();
+    let model = json!({"type": "Unigram", "unk_id": 0, "vocab": vocab});
+    write_json(
+        folder.path(),
+        "tokenizer.json",
+        &json!({"added_tokens": [], "decoder": {"type": "Fuse"}, "model": model}),
+    );
+    let t5 = T5::open(folder.path()).unwrap();
+    let ids = t5.tokenizer().unwrap().encode("abcdefghijkl").unwrap();
+    assert_eq!(ids.len(), 12);
+    assert_eq!(t5.embed("abcdefghijkl").unwrap(), t5.embed(&ids[..8]).unwrap());
+}
+
 #[test]
 fn embed_without_modules_is_the_mean() {
     let t5 = open(FOLDER);

@@ -21,6 +21,36 @@ fn try_all(opened: Result<Tokenizer, tiny_t5::tokenizer::TokenizerError>) -> boo
     }
 }
 
+/// Forty steps that each double a text: an error where they are met, not all memory.
+#[test]
+fn hostile_steps_that_grow_a_text_are_an_error() {
+    let step = r#"{"type":"Replace","pattern":{"String":"a"},"content":"aa"}"#;
+    let token =
+        r#"{"id":1,"content":"a","single_word":false,"lstrip":false,"rstrip":false,"normalized":true,"special":false}"#;
+    for (steps, token, opens) in [(40, "", true), (40, token, false), (3, token, true)] {
+        let steps = vec![step; steps].join(",");
+        let file = format!(
+            r#"{{"added_tokens":[{token}],"normalizer":{{"type":"Sequence","normalizers":[{steps}]}},"decoder":{{"type":"Fuse"}},"model":{{"type":"Unigram","unk_id":0,"vocab":[["<unk>",0.0],["b",-1.0]]}}}}"#
+        );
+        let tokenizer = Tokenizer::from_json(file.as_bytes(), None);
+        assert_eq!(tokenizer.is_ok(), opens, "{:?}", tokenizer.err().map(|e| e.to_string()));
+        if let (Ok(tokenizer), true) = (tokenizer, token.is_empty()) {
+            assert!(tokenizer.encode("b").is_ok());
+            assert!(tokenizer.encode("ab").unwrap_err().to_string().contains("normalizer"));
+        }
+    }
+}
+
+/// A pipe in the place of a file: opening it would wait.
+#[cfg(unix)]
+#[test]
+fn hostile_pipe_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("tokenizer.json");
+    assert!(std::process::Command::new("mkfifo").arg(pipe).status().unwrap().success());
+    assert!(Tokenizer::open(folder.path(), tiny_t5::tokenizer::Hint::default()).is_err());
+}
+
 /// Cuts and changes a file at seeded places; returns how many still opened.
 fn damage(file: &[u8], rounds: usize, seed: u64, open: impl Fn(&[u8]) -> bool) -> usize {
     let mut random = Random(seed);

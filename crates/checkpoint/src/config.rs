@@ -189,7 +189,8 @@ impl Config {
     /// Decides what config.json left open, by the names of the tensors.
     pub(crate) fn settle_architecture(&mut self, has: impl Fn(&str) -> bool, has_decoder: bool) {
         let keys = Keys(&self.raw);
-        let given = keys.get("architectures").is_some() || keys.get("is_encoder_decoder") == Some(&Value::Bool(false));
+        let given = first_architecture(&keys).is_ok_and(|name| name.is_some())
+            || keys.get("is_encoder_decoder") == Some(&Value::Bool(false));
         if given {
             return;
         }
@@ -206,12 +207,15 @@ impl Config {
         };
     }
 
-    /// Every product of sizes is part of the parameters' number of bytes: if that fits, they all do.
+    /// Every product of sizes is part of the number of bytes of the packed parameters, whose rows and columns are filled up to whole
+    /// registers: if that fits, they all do.
     fn fits_memory(&self) -> Result<(), Error> {
         let [vocab, width, ff, heads, buckets] =
             [self.vocab_size, self.d_model, self.d_ff, self.num_heads, self.relative_attention_num_buckets]
                 .map(|n| n as u128);
-        let inner = heads * self.d_kv as u128;
+        let filled = |n: u128| n.next_multiple_of(16);
+        let (vocab, width, ff) = (filled(vocab), filled(width), filled(ff));
+        let inner = heads * filled(self.d_kv as u128);
         let attention = 4 * width * inner + buckets * heads + width;
         let feed_forward = 3 * width * ff + width;
         let encoder = self.num_layers as u128 * (attention + feed_forward);

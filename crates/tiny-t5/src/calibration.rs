@@ -198,7 +198,7 @@ impl Calibration {
         let reading = bytes.weights as f64 / share.weights + bytes.head as f64 / share.head;
         let attention = bytes.cached as f64 * self.attention_ns_per_byte / 1e9;
         let step = reading / self.bandwidth_at(bytes.total()) + attention + self.regions(config);
-        let token_ms = step * 1e3;
+        let token_ms = if bytes.total() == 0 { 0.0 } else { step * 1e3 };
         let encode_ms = ms(flops.encoder);
         let before = encode_ms + ms(flops.cross);
         Prediction {

@@ -253,6 +253,9 @@ impl Draft {
         if self.seen.iter().any(|seen| seen == key) {
             return Err(format!("{key} once"));
         }
+        if key == "nl" && self.seen.iter().any(|seen| seen == "el" || seen == "dl") {
+            return Err("nl before el and dl, since it sets both".to_owned());
+        }
         self.seen.push(key.to_owned());
         if matches!(key, "skv" | "sh" | "shkv") && digits.is_empty() {
             self.share(key);

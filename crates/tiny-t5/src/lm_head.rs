@@ -41,6 +41,8 @@ const MAX_APART: usize = 64;
 pub(crate) struct LmHead {
     /// The matrix's name in the checkpoint.
     pub(crate) name: &'static str,
+    /// How its numbers are rounded: [`numbers::rounded_as`].
+    dtype: Dtype,
     /// Packed on first use.
     packed: OnceLock<(Packed, Matrix)>,
     /// Made on first use; none where the matrix has numbers that are not finite.
@@ -134,8 +136,8 @@ pub(crate) trait Scores {
 }
 
 impl LmHead {
-    pub(crate) fn new(name: &'static str) -> LmHead {
-        LmHead { name, packed: OnceLock::new(), screen: OnceLock::new(), near: OnceLock::new() }
+    pub(crate) fn new(name: &'static str, dtype: Dtype) -> LmHead {
+        LmHead { name, dtype, packed: OnceLock::new(), screen: OnceLock::new(), near: OnceLock::new() }
     }
 
     fn tensor<'a>(&self, model: &'a Model) -> Tensor<'a> {
@@ -147,7 +149,7 @@ impl LmHead {
             return Ok(packed);
         }
         let cache = model.cache.as_ref().map(|cache| (cache, "head"));
-        let mut plan = Plan::new(exec.isa, model.dtype, &model.checkpoint, cache, exec.team);
+        let mut plan = Plan::new(exec.isa, self.dtype, &model.checkpoint, cache, exec.team);
         let matrix = plan.rows(&[self.tensor(model)]);
         let packed = plan.pack(exec.team)?;
         Ok(self.packed.get_or_init(|| (packed, matrix)))
@@ -168,8 +170,8 @@ impl LmHead {
         Ok(logits)
     }
 
-    /// The logits of a few ids for one hidden state: those of [`LmHead::logits`], to the bit. The ids are below vocab_size; `rows`
-    /// is a buffer.
+    /// The logits of a few ids for one hidden state: those of [`LmHead::logits`], to the bit, but of int8, whose rows count as the
+    /// checkpoint has them. The ids are below vocab_size; `rows` is a buffer.
     pub(crate) fn logits_of<const N: usize>(
         &self,
         model: &Model,
@@ -182,14 +184,14 @@ impl LmHead {
         let rows = room(rows, N * k);
         ids.iter()
             .zip(rows.chunks_exact_mut(k))
-            .for_each(|(id, out)| numbers::row(&tensor, *id as usize, model.dtype, out));
+            .for_each(|(id, out)| numbers::row(&tensor, *id as usize, self.dtype, out));
         let mut logits = [0.0; N];
         chains(exec.isa, &hidden[..k], rows, k, &mut logits);
         logits
     }
 
     fn screen(&self, model: &Model, exec: Exec<'_>) -> Result<Option<&Packing>> {
-        if !LmHead::is_screened(model.config(), model.dtype) {
+        if !LmHead::is_screened(model.config(), self.dtype) {
             return Ok(None);
         }
         if let Some(screen) = self.screen.get() {
@@ -236,7 +238,7 @@ impl LmHead {
         let (tensor, mut buffers, mut samples) = (self.tensor(model), [const { Vec::new() }; 2], Vec::new());
         for place in 0..SAMPLES {
             let first = place * n / SAMPLES;
-            let rows = numbers::rows(&tensor, first, LANES.min(n - first), model.dtype, &mut buffers);
+            let rows = numbers::rows(&tensor, first, LANES.min(n - first), self.dtype, &mut buffers);
             samples.extend_from_slice(rows);
         }
         let scales = ColumnScales::new(&samples, padded(k), k);
@@ -271,7 +273,7 @@ impl LmHead {
             for (i, panels) in panels.chunks_mut(part).enumerate() {
                 let first = (chunk * PARTS + i) * part * LANES;
                 let count = (n - first).min(panels.len() * LANES);
-                let floats = numbers::rows(&tensor, first, count, model.dtype, &mut buffers);
+                let floats = numbers::rows(&tensor, first, count, self.dtype, &mut buffers);
                 for (panel, rows) in panels.iter_mut().zip(floats.chunks(LANES * padded(k))) {
                     let row = |i: usize| rows.get(i * padded(k)..(i + 1) * padded(k));
                     if !pack(&std::array::from_fn(row), panel) {
@@ -335,7 +337,7 @@ impl LmHead {
             }
             outputs.extend(apart.iter().map(|id| (*id, f32::NAN)));
             let unknown = if few { &mut outputs[..] } else { &mut outputs[*left..] };
-            exact(exec.isa, &tensor, model.dtype, hidden_of(*row), unknown, (weights, logits));
+            exact(exec.isa, &tensor, self.dtype, hidden_of(*row), unknown, (weights, logits));
             outputs.sort_unstable_by_key(|(id, _)| *id);
         });
         dense.resize(n.max(dense.len()), f32::NEG_INFINITY);

@@ -8,7 +8,7 @@ use crate::options::Dtype;
 use crate::t5::{MAX_THREADS, T5};
 use std::hint::black_box;
 use std::time::Instant;
-use tiny_t5_checkpoint::Config;
+use tiny_t5_checkpoint::{Architecture, Config};
 use tiny_t5_kernels::{Isa, Team, machine, padded, screen_bytes};
 
 /// The processor's name as Linux tells it; elsewhere, the architecture.
@@ -123,12 +123,15 @@ pub struct StepBytes {
 }
 
 impl StepBytes {
-    /// Those of a shape whose weights are kept as `dtype` (`Auto`: as f32).
+    /// Those of a shape whose weights are kept as `dtype` (`Auto`: as f32); none of a model that generates nothing.
     #[must_use]
     pub fn of(config: &Config, dtype: Dtype, source: u64, target: u64) -> StepBytes {
         let n = |n: usize| n as u64;
         let product = |of: &[u64]| of.iter().fold(1u64, |product, x| product.saturating_mul(*x));
         let width = weight_bytes(dtype);
+        if config.architecture != Architecture::ConditionalGeneration {
+            return StepBytes { weights: 0, head: 0, cached: 0 }; // no steps
+        }
         let blocks = n(config.num_decoder_layers);
         let inner = product(&[n(config.num_heads), n(padded(config.d_kv))]);
         let matrices = if config.is_gated_act { 3 } else { 2 };
@@ -201,5 +204,7 @@ mod tests {
         let config = Config::parse(r#"{"model_type": "t5"}"#).unwrap();
         let bytes = StepBytes::of(&config, Dtype::Auto, u64::MAX, u64::MAX);
         assert_eq!((bytes.cached, bytes.total()), (u64::MAX, u64::MAX));
+        let encoder = Config::parse(r#"{"model_type": "t5", "architectures": ["T5EncoderModel"]}"#).unwrap();
+        assert_eq!(StepBytes::of(&encoder, Dtype::Auto, 64, 32).total(), 0);
     }
 }

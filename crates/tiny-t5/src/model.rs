@@ -39,6 +39,8 @@ pub(crate) struct Model {
     pub(crate) decoder_scale: Option<f32>,
     /// The name of the embedding matrix.
     embedding: &'static str,
+    /// How its numbers are rounded: [`numbers::rounded_as`].
+    embedding_dtype: Dtype,
     /// Tensors that nothing here uses.
     pub(crate) unused: Vec<String>,
 }
@@ -107,6 +109,8 @@ impl Model {
             false => None,
         };
         let head = reader.head(&mut plan, embedding)?;
+        let matrix = checkpoint.find(embedding).map(|tensor| numbers::rounded_as(&tensor, dtype));
+        let embedding_dtype = matrix.unwrap_or(dtype);
         let unused = reader.unused();
         let packed = plan.pack(team)?;
         let output = if let Head::Lm(head) = &head { head.name } else { embedding };
@@ -132,6 +136,7 @@ impl Model {
             head,
             decoder_scale,
             embedding,
+            embedding_dtype,
             unused,
             cache,
             checkpoint,
@@ -177,7 +182,7 @@ impl Model {
     pub(crate) fn embed(&self, recent: &mut RecentRows, ids: impl Iterator<Item = u32>, out: &mut [f32]) {
         let (embedding, stride) = (self.embedding(), self.shape.stride());
         for (id, out) in ids.zip(out.chunks_exact_mut(stride)) {
-            let read = |row: &mut [f32]| numbers::row(&embedding, id as usize, self.dtype, row);
+            let read = |row: &mut [f32]| numbers::row(&embedding, id as usize, self.embedding_dtype, row);
             out.copy_from_slice(recent.row(id, stride, read));
         }
     }
@@ -329,8 +334,8 @@ impl<'a> Reader<'a> {
             Architecture::ConditionalGeneration => {
                 // A stored lm_head that equals the embedding gives the same logits, so nobody has to compare them.
                 let name = if self.checkpoint.find("lm_head.weight").is_some() { "lm_head.weight" } else { embedding };
-                self.tensor(name, &[c.vocab_size, c.d_model], "vocab_size, d_model in config.json")?;
-                Head::Lm(Box::new(LmHead::new(name)))
+                let tensor = self.tensor(name, &[c.vocab_size, c.d_model], "vocab_size, d_model in config.json")?;
+                Head::Lm(Box::new(LmHead::new(name, numbers::rounded_as(&tensor, self.dtype))))
             }
             Architecture::SequenceClassification => Head::Sequence {
                 dense: self.linear(plan, "classification_head.dense", c.d_model, "d_model in config.json")?,

@@ -29,6 +29,16 @@ fn round(dtype: Dtype, x: f32) -> f32 {
     }
 }
 
+/// Whether f16 reaches every number of a tensor.
+pub(crate) fn fits_f16(tensor: &Tensor<'_>) -> bool {
+    tensor.dtype == Stored::F16 || mapped(tensor).all(|x| !f16::from_f32(x).is_infinite() || x.is_infinite())
+}
+
+/// How the numbers of a matrix are rounded where weights are wanted so: not at all where f16 does not reach one of them.
+pub(crate) fn rounded_as(tensor: &Tensor<'_>, dtype: Dtype) -> Dtype {
+    if dtype == Dtype::F16 && !fits_f16(tensor) { Dtype::F32 } else { dtype }
+}
+
 /// All numbers of a tensor.
 pub(crate) fn all(tensor: &Tensor<'_>, dtype: Dtype) -> Vec<f32> {
     let mut numbers = vec![0.0; tensor.shape.iter().product()];

@@ -98,7 +98,7 @@ impl T5 {
         let (decoder, head) = self.generator(call)?;
         let mut ids = std::mem::take(&mut desk.source);
         self.ids_into("source", source, &mut ids)?;
-        let start = self.generation_defaults().start(self.config());
+        let start = self.config().decoder_start_token_id; // as transformers' loss, whatever generation begins with
         let mut decoder_ids = std::mem::take(&mut desk.given);
         shift_right(start, target, &mut decoder_ids);
         let vocab_size = self.config().vocab_size;

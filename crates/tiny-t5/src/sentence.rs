@@ -107,9 +107,12 @@ impl T5 {
             return self.ids_into("source", source, ids);
         };
         *ids = self.need_tokenizer()?.encode(text)?;
-        if let Some(end) = ids.last().copied().filter(|_| ids.len() > most) {
-            ids.truncate(most - 1);
-            ids.push(end);
+        if ids.len() > most {
+            // A tokenizer that appends an end appends it to what is left.
+            let appended = self.need_tokenizer()?.encode_plain(text)?.len() < ids.len();
+            let end = ids.last().copied().filter(|_| appended);
+            ids.truncate(most - usize::from(appended));
+            ids.extend(end);
         }
         self.check_ids("source", ids)
     }

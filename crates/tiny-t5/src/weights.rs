@@ -15,7 +15,6 @@ use crate::error::{Error, Result};
 use crate::numbers::{self, stored_as};
 use crate::options::Dtype;
 use crate::stack::room;
-use half::f16;
 use std::borrow::Cow;
 use std::ops::Range;
 use tiny_t5_checkpoint::{Checkpoint, Dtype as Stored, Panels as Kept, SharedBytes, Tensor};
@@ -209,9 +208,7 @@ impl<'a> Plan<'a> {
     /// The narrowest width that keeps every weight as it is, or the one that was asked for.
     fn width_of(&self, parts: &[Part<'_>]) -> WeightType {
         let all = |dtype| parts.iter().all(|p| p.tensor.dtype == dtype);
-        let fits_f16 = || {
-            parts.iter().all(|p| numbers::mapped(&p.tensor).all(|x| !f16::from_f32(x).is_infinite() || x.is_infinite()))
-        };
+        let fits_f16 = || parts.iter().all(|part| numbers::fits_f16(&part.tensor));
         match self.dtype {
             Dtype::Bf16 => WeightType::Bf16,
             Dtype::F16 if fits_f16() => WeightType::F16,
@@ -251,11 +248,12 @@ impl<'a> Plan<'a> {
         let mut loss = Loss::default();
         for Part { tensor, .. } in parts {
             let (from, k) = (stored_as(tensor.dtype), tensor.shape[1]);
+            let row = (k * from.size()).max(1);
             let mut panel = vec![0; WeightType::Int8(self.digits()).panel_bytes(k)];
             // A part of the rows shows it: the first ones, since others would bring all pages of the file.
             let panels = tensor.shape[0].div_ceil(4 * LANES);
-            for rows in tensor.bytes.chunks_exact((LANES * k * from.size()).max(1)).take(panels) {
-                let rows = std::array::from_fn(|lane| Some(&rows[lane * k * from.size()..][..k * from.size()]));
+            for rows in tensor.bytes.chunks(LANES * row).take(panels) {
+                let rows = std::array::from_fn(|lane| rows.chunks_exact(row).nth(lane));
                 let Loss { error, norm } = quantise(self.isa, from, &rows, k, &mut panel);
                 (loss.error, loss.norm) = (loss.error + error, loss.norm + norm);
             }

@@ -65,7 +65,7 @@ pub(super) fn floats(m: usize, k: usize) -> usize {
 /// Lays out `m` rows of `k` inputs, `lda` apart, for [`Rows::interleaved`]; `out` has [`floats`]. The rows that fill up
 /// the last tile are copies of the last row.
 pub(super) fn interleave(isa: Isa, team: &Team, a: &[f32], (m, lda): (usize, usize), k: usize, out: &mut [f32]) {
-    let size = ROWS * k;
+    let size = (ROWS * k).max(1);
     let part = |i: usize, out: &mut [f32]| isa.run(Interleave { a, lda, first: i * ROWS, last: m - 1, k, out });
     if out.len() >= PARALLEL {
         team.chunks_mut(out, size, part);

@@ -5,7 +5,7 @@
 //! columns. All instruction sets read the same panels.
 
 use super::int8::{self, Digits, Loss};
-use crate::simd::{Isa, Kernel, LANES, Simd, padded};
+use crate::simd::{Isa, Kernel, LANES, Simd};
 use crate::turn::turn;
 use bytemuck::Pod;
 use half::{bf16, f16};
@@ -79,9 +79,14 @@ pub struct Panels<'a> {
 
 impl<'a> Panels<'a> {
     /// Weights of a packed matrix [n, k], padding included.
+    ///
+    /// # Panics
+    /// Where there are more than can be counted.
     #[must_use]
     pub fn len(n: usize, k: usize) -> usize {
-        padded(n) * k
+        let whole =
+            n.checked_next_multiple_of(LANES).and_then(|n| n.checked_mul(k)).filter(|n| *n <= isize::MAX as usize);
+        whole.unwrap_or_else(|| panic!("a matrix [{n}, {k}] has more weights than can be counted"))
     }
 
     /// A view of weights.
@@ -96,7 +101,10 @@ impl<'a> Panels<'a> {
             Storage::Bf16(w) => (w.len(), Self::len(n, k)),
             Storage::F16(w) => (w.len(), Self::len(n, k)),
             Storage::I16(w) => (w.len(), Self::len(n, k)),
-            Storage::Int8(w, _) => (w.len(), n.div_ceil(LANES) * int8::panel_bytes(k)),
+            Storage::Int8(w, _) => {
+                let _ = Self::len(n, k); // so that the bytes of one panel, at least, can be counted
+                (w.len(), n.div_ceil(LANES).saturating_mul(int8::panel_bytes(k)))
+            }
             Storage::Rows(_) => {
                 assert!(
                     k > 0 && n.is_multiple_of(LANES),

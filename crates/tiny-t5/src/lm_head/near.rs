@@ -36,10 +36,9 @@ impl LmHead {
         if let Some(near) = self.near.get() {
             return Ok(near.as_ref());
         }
-        let is_wide = || {
-            Plan::new(exec.isa, model.dtype, &model.checkpoint, None, exec.team).rows(&[self.tensor(model)]).is_f32()
-        };
-        let packing = match LmHead::is_screened(model.config(), model.dtype) && is_wide() {
+        let is_wide =
+            || Plan::new(exec.isa, self.dtype, &model.checkpoint, None, exec.team).rows(&[self.tensor(model)]).is_f32();
+        let packing = match LmHead::is_screened(model.config(), self.dtype) && is_wide() {
             false => None,
             true => self.copied(model, exec, (ENTRY, near_bytes(n, k)), |scales, bytes| {
                 let panels = &mut near_panels(n, k, bytes)[..];
@@ -102,7 +101,7 @@ impl LmHead {
             *left = leading.rows.len();
             outputs.clear();
             outputs.extend(leading.rows.iter().chain(&*apart).map(|id| (*id, f32::NAN)));
-            exact(exec.isa, &tensor, model.dtype, &hidden[row * stride..][..k], outputs, (weights, logits));
+            exact(exec.isa, &tensor, self.dtype, &hidden[row * stride..][..k], outputs, (weights, logits));
             outputs.iter().for_each(|(id, logit)| leading.logits[*id as usize] = *logit);
             *sum = Some(log_sum_exp(exec.isa, &leading.logits[..n]));
             outputs.sort_unstable_by_key(|(id, _)| *id);

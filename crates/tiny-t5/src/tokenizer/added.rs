@@ -66,8 +66,10 @@ impl AddedTokens {
                 end += 1;
                 end - 1
             });
-            let form =
-                if token.normalized { normalizer.apply(&token.content).into_owned() } else { token.content.clone() };
+            let form = match token.normalized.then(|| normalizer.apply(&token.content)) {
+                Some(Ok(form)) => form.into_owned(),
+                _ => token.content.clone(),
+            };
             entries.push(Entry { token, id, form, special: false });
         }
 

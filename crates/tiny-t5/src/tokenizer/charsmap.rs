@@ -7,6 +7,7 @@
 //! shortest wins; then each of its characters.
 
 use super::error::TokenizerError;
+use super::normalizer::TooLong;
 use unicode_segmentation::UnicodeSegmentation;
 
 /// T5's has 237,539 bytes.
@@ -81,7 +82,7 @@ impl Charsmap {
     }
 
     /// Appends `text` with its characters replaced.
-    pub(super) fn apply(&self, text: &str, out: &mut String) {
+    pub(super) fn apply(&self, text: &str, out: &mut String, most: usize) -> Result<(), TooLong> {
         let bytes = text.as_bytes();
         // Between two ASCII characters there is a grapheme boundary, save inside "\r\n".
         let boundary = |at: usize| {
@@ -98,7 +99,7 @@ impl Charsmap {
             }
             out.push_str(&text[start..end]);
             if end == bytes.len() {
-                return;
+                break;
             }
             start = end;
             end += 1;
@@ -107,9 +108,13 @@ impl Charsmap {
             }
             for grapheme in text[start..end].graphemes(true) {
                 self.apply_grapheme(grapheme, out);
+                if out.len() > most {
+                    return Err(TooLong);
+                }
             }
             start = end;
         }
+        Ok(())
     }
 
     fn apply_grapheme(&self, grapheme: &str, out: &mut String) {

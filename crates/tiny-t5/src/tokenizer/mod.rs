@@ -103,7 +103,7 @@ impl Tokenizer {
     /// If a file cannot be read, or is not what its name promises: a file that is there is never
     /// passed over.
     pub fn open(dir: &Path, hint: Hint<'_>) -> Result<Option<Self>, TokenizerError> {
-        Self::open_with(dir, hint, |path| std::fs::read(path))
+        Self::open_with(dir, hint, |path| tiny_t5_checkpoint::file_beside(path, false))
     }
 
     /// [`open`](Self::open) with files from `read`: mapped ones, which spare a process that

@@ -1,7 +1,14 @@
 //! Normalisation: the steps that a text goes through before it is cut into words.
 
 use super::charsmap::Charsmap;
+use super::error::TokenizerError;
 use std::borrow::Cow;
+
+/// How many times as long a text may become; T5's own steps make the longest of one character, 33 bytes of 3.
+const MOST_GROWTH: usize = 256;
+
+/// A text would become longer than it may.
+pub(super) struct TooLong;
 
 pub(super) enum Step {
     Charsmap(Charsmap),
@@ -28,14 +35,24 @@ pub(super) struct Normalizer {
 }
 
 impl Normalizer {
-    pub(super) fn apply<'a>(&self, text: &'a str) -> Cow<'a, str> {
+    /// The text behind all steps.
+    ///
+    /// # Errors
+    /// Where it becomes [`MOST_GROWTH`] times as long: a few steps that each double it would take all memory.
+    pub(super) fn apply<'a>(&self, text: &'a str) -> Result<Cow<'a, str>, TokenizerError> {
+        let most = text.len().saturating_mul(MOST_GROWTH);
         let mut text = Cow::Borrowed(text);
         for step in &self.steps {
-            if let Some(new) = step.apply(&text) {
-                text = Cow::Owned(new);
+            match step.apply(&text, most) {
+                Ok(Some(new)) => text = Cow::Owned(new),
+                Ok(None) => {}
+                Err(TooLong) => {
+                    let found = format!("a text that its steps make longer than {most} bytes");
+                    return Err(TokenizerError::format("normalizer", found, "less growth"));
+                }
             }
         }
-        text
+        Ok(text)
     }
 
     /// Whether the first character of a text that is not empty afterwards stands, as the
@@ -53,12 +70,12 @@ impl Normalizer {
 }
 
 impl Step {
-    /// The new text; `None` where nothing changes.
-    fn apply(&self, text: &str) -> Option<String> {
-        match self {
+    /// The new text of at most `most` bytes; `None` where nothing changes.
+    fn apply(&self, text: &str, most: usize) -> Result<Option<String>, TooLong> {
+        let new = match self {
             Self::Charsmap(map) => {
                 let mut out = String::with_capacity(text.len());
-                map.apply(text, &mut out);
+                map.apply(text, &mut out, most)?;
                 Some(out)
             }
             // Character by character: `str::to_lowercase` knows a final sigma, the crate does not.
@@ -73,8 +90,28 @@ impl Step {
                 }
                 (kept.len() < text.len()).then(|| kept.to_owned())
             }
-            Self::Replace { from, to } => text.contains(from).then(|| text.replace(from, to)),
-            Self::ReplaceBlanks { to } => text.contains("  ").then(|| replace_blanks(text, to)),
+            Self::Replace { from, to } => match text.matches(from).count() {
+                0 => None,
+                count => {
+                    let added = to.len().saturating_sub(from.len()).saturating_mul(count);
+                    if text.len().saturating_add(added) > most {
+                        return Err(TooLong);
+                    }
+                    Some(text.replace(from, to))
+                }
+            },
+            Self::ReplaceBlanks { to } => {
+                let runs = text.contains("  ");
+                // One for every two bytes, at most.
+                if runs && (text.len() / 2).saturating_mul(to.len()) > most {
+                    return Err(TooLong);
+                }
+                runs.then(|| replace_blanks(text, to))
+            }
+        };
+        match new {
+            Some(new) if new.len() > most => Err(TooLong),
+            new => Ok(new),
         }
     }
 }

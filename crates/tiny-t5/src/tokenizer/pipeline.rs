@@ -84,7 +84,13 @@ impl Pipeline {
             Span::Token(id) => job.ids.push(id),
             Span::Text(part) => {
                 let begins = part.as_ptr() == text.as_ptr();
-                let part = self.normalizer.apply(part);
+                let part = match self.normalizer.apply(part) {
+                    Ok(part) => part,
+                    Err(error) => {
+                        job.error = Some(error);
+                        return;
+                    }
+                };
                 self.added.split(&part, true, |span| match span {
                     Span::Token(id) => job.ids.push(id),
                     Span::Text(part) => job.stretch(part, begins),

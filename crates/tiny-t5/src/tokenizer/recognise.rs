@@ -70,6 +70,9 @@ fn assemble(parsed: File<'_>, file: &str) -> Result<Pipeline, No> {
     let model = model(parsed.model)?;
     let added = parsed.added_tokens.into_iter().map(added_token);
     let added = added.collect::<Result<Vec<_>, _>>()?;
+    for token in added.iter().filter(|token| token.normalized) {
+        normalizer.apply(&token.content)?; // nobody could
+    }
     let added = AddedTokens::new(added, &model, &normalizer).map_err(No::Foreign)?;
     let pipeline = Pipeline { normalizer, words, model, added, before, after, decoder };
     match pipeline.unsupported() {

@@ -431,7 +431,8 @@ fn target_that_is_not_valid_is_refused() {
 
 #[test]
 fn infill_of_a_text_without_gaps_is_refused() {
-    assert_refused(|| embedded().infill("no gap", &Generate::default()), &["gap"]);
+    assert_refused(|| open("goldens/byt5-shape").infill("no gap", &Generate::default()), &["gap"]);
+    assert_refused(|| embedded().infill("The <extra_id_0>", &Generate::default()), &["<extra_id_0>", "tokenizer"]);
 }
 
 // Calls that a checkpoint has no part for

@@ -457,3 +457,31 @@ fn logprobs_of_many_words_equal_those_of_score() {
         assert_stream_is_the_whole(&t5, source.into(), &Generate { top_logprobs: Some(4), ..Generate::default() });
     }
 }
+
+/// Lists of what users have are batches, an error says which of them it is about, and a model may be caught.
+#[test]
+fn lists_are_batches_and_errors_name_their_source() {
+    let t5 = model();
+    let words: Vec<String> = WORDS.iter().map(|word| (*word).to_owned()).collect();
+    let ids: Vec<Vec<u32>> = words.iter().map(|word| t5.tokenizer().unwrap().encode(word).unwrap()).collect();
+    let options = Generate::default();
+    let answers = t5.generate_batch(&Source::list(&WORDS), &options).unwrap();
+    assert!(
+        answers
+            .iter()
+            .zip(&WORDS)
+            .all(|(answer, word)| answer.sequences == t5.generate(*word, &options).unwrap().sequences)
+    );
+    for list in [Source::list(&words), Source::list(&ids)] {
+        let same = t5.generate_batch(&list, &options).unwrap();
+        assert!(answers.iter().zip(&same).all(|(a, b)| a.sequences == b.sequences));
+    }
+    let error = t5.generate_batch(&["a".into(), Source::Ids(&[]), "b".into()], &options).unwrap_err().to_string();
+    assert!(error.starts_with("source 2: found an empty list"), "{error}");
+    let error = t5.generate(Source::Ids(&[]), &options).unwrap_err().to_string();
+    assert!(error.starts_with("source: found an empty list"), "{error}");
+    let caught = std::panic::catch_unwind(|| t5.generate("hello", &Generate::default()).unwrap());
+    assert!(caught.is_ok());
+    let error = t5.infill("The <extra_id_0> sat", &options).unwrap_err().to_string();
+    assert!(error.contains("<extra_id_0>") && error.contains("tokenizer"), "{error}");
+}

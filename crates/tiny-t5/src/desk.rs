@@ -155,8 +155,8 @@ impl Desk {
     ) -> Result<R> {
         let mut ids = std::mem::take(&mut self.ids);
         ids.clear();
-        for source in sources {
-            ids.push(t5.ids_of("source", *source)?);
+        for (i, source) in sources.iter().enumerate() {
+            ids.push(t5.ids_of("source", *source).map_err(|error| of_source(error, i, sources.len()))?);
         }
         let result = self.with_slices(&ids, call);
         self.ids = ids;
@@ -234,4 +234,14 @@ fn text_of(t5: &T5, ids: &[u32], buffer: &mut String) -> Result<Option<String>> 
     let Some(tokenizer) = t5.tokenizer() else { return Ok(None) };
     tokenizer.decode_into(ids, true, buffer)?;
     Ok(Some(buffer.clone()))
+}
+
+/// An error that is about one source of several says which.
+fn of_source(error: Error, index: usize, count: usize) -> Error {
+    match error {
+        Error::Input { what, found, expected } if count > 1 => {
+            Error::Input { what: format!("{what} {}", index + 1), found, expected }
+        }
+        error => error,
+    }
 }

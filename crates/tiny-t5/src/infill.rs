@@ -40,6 +40,10 @@ impl T5 {
     pub fn infill(&self, text: &str, options: &Generate) -> Result<Infilled> {
         let tokenizer = self.need_tokenizer()?;
         let sentinels: Vec<u32> = (0..).map_while(|i| tokenizer.sentinel(i)).collect();
+        if sentinels.is_empty() {
+            let needs = "a tokenizer with <extra_id_0>, <extra_id_1>, ...";
+            return Err(Error::Unsupported { call: "infill", needs, has: "has none".into() });
+        }
         let source = self.ids_of("source", Source::Text(text))?;
         let gap = |id: &u32| sentinels.iter().position(|s| s == id);
         let gaps = source.iter().filter_map(gap).max().map_or(0, |last| last + 1);

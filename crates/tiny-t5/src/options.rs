@@ -33,7 +33,7 @@ pub enum Dtype {
 /// use tiny_t5::{Dtype, Load};
 /// let load = Load { dtype: Dtype::Int8, threads: Some(2), ..Load::default() };
 /// ```
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Load {
     /// How wide weights are kept.
     pub dtype: Dtype,
@@ -132,6 +132,12 @@ impl TryFrom<Value> for EarlyStopping {
     }
 }
 
+impl From<bool> for EarlyStopping {
+    fn from(stops: bool) -> EarlyStopping {
+        if stops { EarlyStopping::Yes } else { EarlyStopping::Heuristic }
+    }
+}
+
 impl From<EarlyStopping> for Value {
     fn from(e: EarlyStopping) -> Value {
         match e {
@@ -149,6 +155,9 @@ macro_rules! generate_options {
         /// What is left out (`None`) comes from the checkpoint's generation_config.json, or where there is none from the generation keys in
         /// its config.json, and then from transformers' defaults. More fields will come: end a literal with `..Generate::default()`,
         /// and it stays valid.
+        ///
+        /// To serde it is an object that refuses names it does not know. Flattened into another struct it cannot see them: there, set
+        /// what is left over with [`Generate::set`].
         ///
         /// ```
         /// use tiny_t5::Generate;
@@ -240,7 +249,7 @@ generate_options! {
     renormalize_logits: bool,
     /// Draw tokens by their probability instead of taking the best.
     do_sample: bool,
-    /// Divides the scores before sampling; by default 1.
+    /// Divides the scores before sampling (without `do_sample` it does nothing); by default 1.
     temperature: f64,
     /// Sample from the k best tokens only; by default 50, 0 for all.
     top_k: usize,

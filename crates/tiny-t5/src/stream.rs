@@ -210,6 +210,12 @@ impl Iterator for Stream<'_> {
     }
 }
 
+impl std::fmt::Debug for Stream<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stream").field("source", &self.source).field("given", &self.given).finish_non_exhaustive()
+    }
+}
+
 impl Drop for Stream<'_> {
     fn drop(&mut self) {
         let mut desk = std::mem::take(&mut self.desk);

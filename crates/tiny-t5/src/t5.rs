@@ -49,13 +49,28 @@ struct Inner {
 }
 
 /// What a call works on: a text, or ids exactly as given.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Source<'a> {
     /// A text; the tokenizer appends its end token.
     Text(&'a str),
     /// Ids; nothing is appended.
     Ids(&'a [u32]),
+}
+
+impl<'a> Source<'a> {
+    /// A list of texts, or of lists of ids, for the calls that take a batch.
+    ///
+    /// ```
+    /// let words: Vec<String> = vec!["hello".into(), "world".into()];
+    /// assert_eq!(tiny_t5::Source::list(&words).len(), 2);
+    /// ```
+    pub fn list<T>(sources: &'a [T]) -> Vec<Source<'a>>
+    where
+        Source<'a>: From<&'a T>,
+    {
+        sources.iter().map(Source::from).collect()
+    }
 }
 
 impl<'a> From<&'a str> for Source<'a> {
@@ -187,7 +202,8 @@ impl T5 {
     }
 
     /// A model from memory: the contents of config.json, generation_config.json, model.safetensors and tokenizer.json or spiece.model.
-    /// Bytes that are part of the program are used where they lie; a `Vec` is taken over.
+    /// Bytes that are part of the program are used where they lie; a `Vec` is taken over. There are no modules of sentence-transformers, so
+    /// that [`T5::embed`] gives the mean of the hidden states.
     ///
     /// ```
     /// use tiny_t5::{Generate, Load, T5};
@@ -237,6 +253,7 @@ impl T5 {
             Some(threads) => return Err(Error::option("threads", threads, format!("1 to {MAX_THREADS}"))),
             None => std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS),
         };
+        let threads = if cfg!(feature = "rayon") { threads } else { 1 };
         let team = Team::new(threads);
         let (model, tokenizer) = team.beside(open_tokenizer, || Model::load(checkpoint(&team)?, isa, &team, load));
         let (model, tokenizer) = (model?, tokenizer?);
@@ -273,7 +290,7 @@ impl T5 {
         Ok(T5 { inner: Arc::new(inner), threads, isa })
     }
 
-    /// The same model with another number of threads a call, 1 to 1024.
+    /// The same model with another number of threads a call, 1 to 1024; without the feature `rayon` it is 1.
     ///
     /// ```
     /// # #[cfg(feature = "embedded")] {
@@ -284,7 +301,8 @@ impl T5 {
     /// ```
     #[must_use]
     pub fn with_threads(&self, threads: usize) -> T5 {
-        T5 { threads: threads.clamp(1, MAX_THREADS), ..self.clone() }
+        let most = if cfg!(feature = "rayon") { MAX_THREADS } else { 1 };
+        T5 { threads: threads.clamp(1, most), ..self.clone() }
     }
 
     /// Gives the system back what calls keep for later calls: the buffers of the largest so far, for as many calls as ran at once. They
@@ -439,7 +457,8 @@ impl T5 {
         Ok(all.pop().expect("one source has one answer"))
     }
 
-    /// Generates from many sources, of any lengths: the same as one by one, to the bit, and faster. Answers come in the order of the sources.
+    /// Generates from many sources, of any lengths: the same as one by one, to the bit, and faster. Answers come in the order of the sources;
+    /// [`Source::list`] makes them of a list of texts.
     ///
     /// ```
     /// # #[cfg(feature = "embedded")] {
@@ -631,6 +650,10 @@ impl T5 {
         Ok(())
     }
 }
+
+// A call that panicked (a caller's own rule) leaves nothing half-done that a later one looks at.
+impl std::panic::UnwindSafe for T5 {}
+impl std::panic::RefUnwindSafe for T5 {}
 
 impl std::fmt::Debug for T5 {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

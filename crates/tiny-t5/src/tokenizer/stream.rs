@@ -17,6 +17,12 @@ pub struct TextStream<'a> {
     unclean: String,
 }
 
+impl std::fmt::Debug for TextStream<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TextStream").finish_non_exhaustive()
+    }
+}
+
 enum State {
     /// Tokens so far.
     Tokens(usize),

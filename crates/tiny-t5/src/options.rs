@@ -249,7 +249,7 @@ generate_options! {
     renormalize_logits: bool,
     /// Draw tokens by their probability instead of taking the best.
     do_sample: bool,
-    /// Divides the scores before sampling (without `do_sample` it does nothing); by default 1.
+    /// Divides the scores before sampling (it does nothing without do_sample); by default 1.
     temperature: f64,
     /// Sample from the k best tokens only; by default 50, 0 for all.
     top_k: usize,

@@ -597,6 +597,19 @@ fn set_unknown_or_of_another_type_names_the_option() {
 }
 
 /// Options that are unusual, and valid: any answer will do, with ids of the vocabulary and no more than were asked for.
+/// A start of a folder's own that is not of the vocabulary, in every call that begins with it.
+#[test]
+fn start_token_of_a_folder_past_the_vocabulary_is_refused() {
+    for key in ["decoder_start_token_id", "bos_token_id"] {
+        let mut folder = common::Folder::of("goldens/v1_0-relu-tied");
+        folder.generation_config = Some(format!(r#"{{"{key}": 99999999}}"#));
+        let t5 = T5::open(folder.write()).unwrap();
+        assert_refused(|| t5.generate(SOURCE, &Generate::default()), &[key, "99999999"]);
+        assert_refused(|| t5.answer_probability(&[SOURCE.into()], 5, 6), &["99999999"]);
+        assert!(t5.logits(SOURCE, &[1]).is_ok(), "as transformers' loss: it begins with config.json's");
+    }
+}
+
 #[test]
 fn generate_extreme_but_valid_options_answers() {
     let t5 = open("cases/below-one-vector");

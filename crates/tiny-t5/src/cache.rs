@@ -10,7 +10,7 @@ use tiny_t5_kernels::{Arena, Team};
 use twox_hash::XxHash3_128;
 
 /// Counts up with every change of what packed bytes mean, or are made from: panels, their order, the rows that scales come from.
-const LAYOUT: u32 = 4;
+const LAYOUT: u32 = 5;
 
 /// The entries of a model.
 #[derive(Debug)]

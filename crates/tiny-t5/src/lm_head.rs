@@ -42,7 +42,7 @@ pub(crate) struct LmHead {
     /// The matrix's name in the checkpoint.
     pub(crate) name: &'static str,
     /// How its numbers are rounded: [`numbers::rounded_as`].
-    dtype: Dtype,
+    pub(crate) dtype: Dtype,
     /// Packed on first use.
     packed: OnceLock<(Packed, Matrix)>,
     /// Made on first use; none where the matrix has numbers that are not finite.

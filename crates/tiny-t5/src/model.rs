@@ -109,8 +109,14 @@ impl Model {
             false => None,
         };
         let head = reader.head(&mut plan, embedding)?;
-        let matrix = checkpoint.find(embedding).map(|tensor| numbers::rounded_as(&tensor, dtype));
-        let embedding_dtype = matrix.unwrap_or(dtype);
+        let embedding_dtype = match (&head, checkpoint.find(embedding)) {
+            (Head::Lm(head), _) if head.name == embedding => head.dtype,
+            (_, Some(matrix)) => numbers::rounded_as(&matrix, dtype),
+            (_, None) => dtype,
+        };
+        if dtype == Dtype::F16 {
+            checkpoint.release(); // what was looked at for it
+        }
         let unused = reader.unused();
         let packed = plan.pack(team)?;
         let output = if let Head::Lm(head) = &head { head.name } else { embedding };

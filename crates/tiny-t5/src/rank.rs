@@ -48,6 +48,7 @@ impl T5 {
         self.check_ids("answer", &[answer])?;
         self.check_ids("against", &[against])?;
         let start = self.generation_defaults().start(self.config());
+        self.check_ids("decoder_start_token_id", &[start])?;
         let mut probabilities = Vec::with_capacity(sources.len());
         let ids_into = |source: Source<'_>, ids: &mut Vec<u32>| self.ids_into("source", source, ids);
         desk.with_kept_ids(sources, ids_into, |desk, ids| {

@@ -107,22 +107,19 @@ impl Charsmap {
                 end += 1;
             }
             for grapheme in text[start..end].graphemes(true) {
-                self.apply_grapheme(grapheme, out);
-                if out.len() > most {
-                    return Err(TooLong);
-                }
+                self.apply_grapheme(grapheme, out, most)?;
             }
             start = end;
         }
         Ok(())
     }
 
-    fn apply_grapheme(&self, grapheme: &str, out: &mut String) {
+    fn apply_grapheme(&self, grapheme: &str, out: &mut String, most: usize) -> Result<(), TooLong> {
         if grapheme.len() < 6
             && let Some(replacement) = self.replacement(grapheme.as_bytes())
         {
             out.push_str(replacement);
-            return;
+            return if out.len() > most { Err(TooLong) } else { Ok(()) };
         }
         let mut buffer = [0; 4];
         for character in grapheme.chars() {
@@ -131,6 +128,10 @@ impl Charsmap {
                 Some(replacement) => out.push_str(replacement),
                 None => out.push_str(character),
             }
+            if out.len() > most {
+                return Err(TooLong);
+            }
         }
+        Ok(())
     }
 }

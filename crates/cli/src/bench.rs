@@ -204,9 +204,12 @@ impl Workload {
         let end = match (self.eos_id, &t5.generation_defaults().eos_token_id) {
             (Some(id), _) => vec![id],
             (None, Some(ids)) => ids.as_slice().to_vec(),
-            (None, None) => t5.config().eos_token_id.clone(),
+            // One past the vocabulary never comes.
+            (None, None) => {
+                let ids = t5.config().eos_token_id.iter().copied();
+                ids.filter(|id| (*id as usize) < t5.config().vocab_size).collect()
+            }
         };
-        let end: Vec<u32> = end.into_iter().filter(|id| (*id as usize) < t5.config().vocab_size).collect();
         Generate {
             max_new_tokens: Some(self.new_tokens),
             min_new_tokens: Some(if self.suppress_eos { self.new_tokens } else { 0 }),

@@ -416,12 +416,12 @@ mod pool {
         let own = OWN.get_or_init(|| {
             made = true;
             let others = std::thread::available_parallelism().map_or(1, usize::from).saturating_sub(1);
-            let fewer = std::iter::successors(Some(workers.max(others)), |n| Some(n / 2)).take_while(|n| *n > 0);
+            let mut fewer = std::iter::successors(Some(workers.max(others)), |n| Some(n / 2)).take_while(|n| *n > 0);
             let pool = |workers| {
                 let name = |i| format!("tiny-t5-{i}");
                 rayon::ThreadPoolBuilder::new().num_threads(workers).thread_name(name).build().ok()
             };
-            { fewer }.find_map(pool)
+            fewer.find_map(pool)
         });
         if let Some(pool) = own {
             let caller = processor::current();

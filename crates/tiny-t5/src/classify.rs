@@ -4,10 +4,11 @@ use crate::desk::Desk;
 use crate::encoder;
 use crate::error::{Error, Result};
 use crate::generate::State;
+use crate::input::Source;
 use crate::model::{Head, Linear};
 use crate::score::shift_right;
 use crate::stack::{Exec, room};
-use crate::t5::{Source, T5};
+use crate::t5::T5;
 use tiny_t5_kernels::{Activation, Epilogue, activate_rows, padded};
 
 /// What a head says about one source. Labels are those of `id2label`.

@@ -1,7 +1,8 @@
 //! The encoder alone: hidden states and sentence vectors.
 
 use crate::error::Result;
-use crate::t5::{Source, T5};
+use crate::input::Source;
+use crate::t5::T5;
 
 /// The encoder's output for one source.
 #[derive(Debug, Clone, PartialEq)]

@@ -2,8 +2,9 @@
 
 use crate::error::{Error, Result};
 use crate::generate::Finish;
+use crate::input::Source;
 use crate::options::Generate;
-use crate::t5::{Sequence, Source, T5};
+use crate::t5::{Sequence, T5};
 
 /// A text whose gaps are filled.
 #[derive(Debug, Clone, PartialEq)]

@@ -12,8 +12,9 @@ use crate::desk::Desk;
 use crate::encoder::{BATCH_TOKENS, groups};
 use crate::error::{Error, Result};
 use crate::generate::State;
+use crate::input::Source;
 use crate::sources;
-use crate::t5::{Source, T5};
+use crate::t5::T5;
 
 impl T5 {
     /// For each source the probability, 0 to 1, that its first token is `answer` and not `against`, if it is one of these two.

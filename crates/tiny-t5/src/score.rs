@@ -2,7 +2,8 @@
 
 use crate::desk::Desk;
 use crate::error::Result;
-use crate::t5::{Source, T5};
+use crate::input::Source;
+use crate::t5::T5;
 use tiny_t5_kernels::{log_sum_exp, padded};
 
 /// How likely a target is.

@@ -9,9 +9,10 @@
 use crate::desk::{Desk, encode_each};
 use crate::embed::{mean_of, normalize};
 use crate::error::{Error, Result, one_line};
+use crate::input::Source;
 use crate::numbers;
 use crate::options::Dtype;
-use crate::t5::{Source, T5};
+use crate::t5::T5;
 use tiny_t5_checkpoint::Modules;
 use tiny_t5_kernels::{Activation, Isa, Team, activate_rows, chains, padded};
 

@@ -5,10 +5,11 @@ use crate::desk::Desk;
 use crate::embed::Encoding;
 use crate::error::Result;
 use crate::generate::{Custom, NO_RULES};
+use crate::input::Source;
 use crate::options::Generate;
 use crate::score::{Logits, Score};
 use crate::stream::Stream;
-use crate::t5::{Generated, Source, T5};
+use crate::t5::{Generated, T5};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 

@@ -3,11 +3,12 @@
 use crate::desk::{Desk, Kept};
 use crate::error::{Error, Result};
 use crate::generate::{Custom, Finish, NO_RULES, Search, Strategy, TokenLogprob};
+use crate::input::Source;
 use crate::kv_cache::KvCache;
 use crate::lm_head::LmHead;
 use crate::options::Generate;
 use crate::stack::Stack;
-use crate::t5::{Source, T5};
+use crate::t5::T5;
 use crate::tokenizer::{TextStream, Tokenizer};
 use std::time::Instant;
 

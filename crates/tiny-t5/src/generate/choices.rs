@@ -12,7 +12,8 @@ use super::processors::Context;
 use super::rows::Texts;
 use super::{Finish, Found, Search, Settings, Spare, Strategy};
 use crate::error::{Error, Result};
-use crate::t5::{Source, T5};
+use crate::input::Source;
+use crate::t5::T5;
 use tiny_t5_kernels::log_softmax_row;
 
 /// The answers that may be given: [`T5::choices`] makes it, [`Custom::choices`](crate::Custom::choices) takes it.

@@ -143,6 +143,22 @@ fn cli_usage_errors_exit_2() {
     fails(&["--num-return-sequences", "4", "--num-beams", "2", "a"], 2, &["--num-return-sequences", "4", "2"]);
     fails(&["--input-ids", "5,x", "a"], 2, &["--input-ids"]);
     fails(&["--dtype", "f8", "a"], 2, &["--dtype"]);
+    fails(&["--threads", "100000", "a"], 2, &["--threads", "100000", "1 to"]);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let cache = file.path().display().to_string();
+    fails(&["--cache", &cache, "a"], 2, &["--cache", &cache, "a folder"]);
+}
+
+/// Options of transformers' `generate()` that are not built, or have nothing to change here.
+#[test]
+fn cli_usage_options_that_are_not_built_are_refused_by_name() {
+    for option in
+        ["--stop-strings", "--num-beam-groups", "--diversity-penalty", "--guidance-scale", "--force-words-ids"]
+    {
+        fails(&[option, "2", "a"], 2, &[option, "not supported"]);
+        assert!(!failure(tiny_t5(&[option, "2", "a"])).1.contains("similar"), "{option}");
+    }
+    fails(&["--use-cache", "a"], 2, &["--use-cache: nothing here depends on it"]);
 }
 
 #[test]
@@ -152,6 +168,9 @@ fn cli_other_errors_exit_1_with_one_line() {
     fails(&["--model", "no/such/folder", "a"], 1, &["no/such/folder"]);
     fails(&["--max-source-tokens", "3", "hello"], 1, &["at most 3"]);
     fails(&["--file", "no such file"], 1, &["no such file"]);
+    let mut command = tiny_t5(&["hello"]);
+    command.env("TINY_T5_ISA", "");
+    assert_eq!(run(command).1, answer(&["hello"]));
     let mut command = tiny_t5(&["a"]);
     command.env("TINY_T5_ISA", "mmx");
     let (code, error) = failure(command);

@@ -71,6 +71,9 @@ fn cli_generate_reads_lines_in_order() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), words.replace('\n', "\r\n")).unwrap();
     assert_eq!(answer(&["--file", &file.path().display().to_string()]), one_by_one);
+    // As some editors on Windows leave it.
+    std::fs::write(file.path(), format!("\u{feff}{}\r", words.replace('\n', "\r\n").trim_end())).unwrap();
+    assert_eq!(answer(&["--file", &file.path().display().to_string()]), one_by_one);
 }
 
 #[test]
@@ -428,6 +431,10 @@ fn cli_notes_are_one_line_for_all_sources() {
     }
     let (_, _, err) = run(with_golden("v1_0-relu-tied", &["--input-ids", "1", "--max-new-tokens", "20"]));
     assert_eq!(err, "", "a limit that was asked for is no news");
+    let (_, _, err) = run(tiny_t5(&["--max-time", "0.000001", "one", "two"]));
+    assert_eq!(err, "note: 2 sequences were stopped by the limit of time, max_time\n");
+    let (_, _, err) = run(tiny_t5(&["score", "--target", "日", "日本"]));
+    assert!(err.starts_with("note: 2 sources have characters"), "{err}");
     let (code, _, err) = run(tiny_t5(&["日本", "a日", "plain"]));
     assert_eq!((code, err.lines().count()), (0, 1), "{err}");
     assert!(err.starts_with("note: 2 sources have characters"), "{err}");

@@ -222,6 +222,41 @@ fn cli_report_writes_one_page_that_loads_nothing() {
     fails(&["report", QUICK, "--budget", "1s", "--out", "no/such/folder/report.html"], 1, &["--out no/such/folder"]);
 }
 
+/// Who measures ends with who asked, who may have been killed.
+#[cfg(target_os = "linux")]
+#[test]
+fn cli_report_leaves_no_process_behind() {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tiny-t5"));
+    command.args(["report", QUICK, "--threads", "1", "--budget", "60s"]).stdout(std::process::Stdio::null());
+    let mut report = command.spawn().unwrap();
+    // The parent stands third behind a process's name in parentheses.
+    let parent = |process: &str| {
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+        stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse::<u32>().ok()
+    };
+    let child = || {
+        let processes = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().file_name());
+        let mut processes = processes.map(|name| name.to_string_lossy().into_owned());
+        processes.find(|process| parent(process) == Some(report.id()))
+    };
+    let until = |done: &dyn Fn() -> bool| {
+        for _ in 0..1000 {
+            if done() {
+                return true;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        false
+    };
+    assert!(until(&|| child().is_some()));
+    let child = child().unwrap();
+    report.kill().unwrap();
+    report.wait().unwrap();
+    // A process that ended and that nobody waited for has no command line.
+    let runs = || std::fs::read(format!("/proc/{child}/cmdline")).is_ok_and(|line| !line.is_empty());
+    assert!(until(&|| !runs()), "process {child}");
+}
+
 #[test]
 fn cli_report_leaves_out_what_has_no_room() {
     let args = ["report", QUICK, "t5-11b", "t5-efficient-tiny-skv", "--budget", "1s"];
@@ -238,6 +273,18 @@ fn cli_report_leaves_out_what_has_no_room() {
     fails(&["report", "--model", "no/such/folder", "--out", &page], 1, &["no/such/folder"]);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     fails(&["report", "--model", "no/such/folder", "--budget", "1s"], 1, &["no/such/folder"]);
+    // What can be measured is, and what cannot is an error all the same; a page there is stays whole until there is another.
+    std::fs::write(&page, "old").unwrap();
+    let args =
+        ["report", QUICK, "--model", "no/such/folder", "--threads", "1", "--budget", "5s", "--csv", "--out", &page];
+    let (code, out, errors) = run(tiny_t5(&args));
+    assert_eq!((code, out.lines().count()), (1, 2), "{errors}");
+    assert!(errors.contains("error: no/such/folder"), "{errors}");
+    assert!(std::fs::read_to_string(&page).unwrap().contains(QUICK));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    // int8 has another peak than f32, which is not measured.
+    let row = &json_of(tiny_t5(&["report", QUICK, "--dtype", "int8", "--threads", "1", "--budget", "1s"]))["shapes"][0];
+    assert!(row["roofline"]["encode_share"].is_null() && row["batches"][0]["share"].is_null(), "{row}");
     for (option, value) in
         [("--budget", "5h"), ("--memory-limit", "much"), ("--batch", "0"), ("--dtype", "f8"), ("--source", "0")]
     {

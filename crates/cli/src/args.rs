@@ -1,7 +1,7 @@
 //! What the command line may say, and which command it means.
 
 use crate::failure::Failure;
-use crate::{bench, classify, encode, family, generate, infill, info, output, report, score};
+use crate::{bench, classify, encode, family, generate, infill, info, options, output, report, score};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -113,9 +113,10 @@ impl ModelArgs {
         let (threads, max_source_tokens, cache) = (self.threads, self.max_source_tokens, self.cache.clone());
         let load = Load { dtype, threads, max_source_tokens, cache, no_mmap: self.no_mmap, in_place: once };
         let t5 = match &self.model {
-            Some(model) => T5::open_with(model, &load)?,
-            None => T5::embedded(&load)?,
+            Some(model) => T5::open_with(model, &load),
+            None => T5::embedded(&load),
         };
+        let t5 = t5.map_err(|error| options::usage(error, &["threads", "cache"]))?;
         t5.notes().iter().for_each(|note| output::say("note", note));
         Ok(t5)
     }
@@ -157,18 +158,26 @@ pub(crate) fn parse(argv: impl Iterator<Item = OsString>) -> Result<Command, Fai
     let foreign: Vec<OsString> = argv.iter().filter(|arg| arg.to_str().is_none()).cloned().collect();
     let matches = command.try_get_matches_from_mut(argv).map_err(|error| match error.kind() {
         ErrorKind::InvalidUtf8 => Failure::Usage(format!("found {foreign:?}, which is not UTF-8, expected text")),
-        _ => with_owner(error, &command).into(),
+        ErrorKind::UnknownArgument => {
+            unknown(&error).and_then(options::elsewhere).unwrap_or_else(|| with_owner(error, &command).into())
+        }
+        _ => error.into(),
     })?;
     Ok(Cli::from_arg_matches(&matches)?.command)
 }
 
+/// The option that clap does not know.
+fn unknown(error: &clap::Error) -> Option<&str> {
+    match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(found)) => found.strip_prefix("--"),
+        _ => None,
+    }
+}
+
 /// clap's error; where it is about an option that other commands have, it names them.
 fn with_owner(mut error: clap::Error, cli: &clap::Command) -> clap::Error {
-    let found = match error.get(ContextKind::InvalidArg) {
-        Some(ContextValue::String(found)) if error.kind() == ErrorKind::UnknownArgument => found,
-        _ => return error,
-    };
-    let is_it = |arg: &clap::Arg| arg.get_long().is_some_and(|long| found.strip_prefix("--") == Some(long));
+    let Some(found) = unknown(&error) else { return error };
+    let is_it = |arg: &clap::Arg| arg.get_long() == Some(found);
     let owners = cli.get_subcommands().filter(|c| !c.is_hide_set() && c.get_arguments().any(is_it));
     let owners: Vec<&str> = owners.map(clap::Command::get_name).collect();
     if !owners.is_empty() {

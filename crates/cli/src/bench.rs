@@ -3,6 +3,7 @@
 use crate::args::{ModelArgs, Width};
 use crate::failure::Failure;
 use crate::output::{Output, rounded};
+use crate::report::measure::quantile;
 use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::{Deserialize, Serialize};
@@ -284,8 +285,7 @@ fn summed(generated: &[Generated]) -> Timings {
 
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
-    let (low, high) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
-    rounded((low + high) / 2.0)
+    rounded(quantile(&values, 0.5))
 }
 
 /// A value's name on the command line.

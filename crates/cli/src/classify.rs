@@ -3,7 +3,7 @@
 use crate::args::ModelArgs;
 use crate::failure::Failure;
 use crate::input::{SourceArgs, answer_all};
-use crate::output::joined;
+use crate::output::{Notes, joined};
 use serde::Serialize;
 use tiny_t5::Classification;
 
@@ -29,10 +29,12 @@ enum Line<'a> {
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let sources = args.sources.open()?;
     let t5 = args.model.open(sources.is_one())?;
-    answer_all(
+    let mut notes = Notes::default();
+    let result = answer_all(
         sources,
         |chunk, _| chunk.iter().map(|source| t5.classify(*source)).collect(),
-        |out, _, classification| {
+        |out, source, classification| {
+            notes.text(&t5, source);
             let line = match &classification {
                 Classification::Sequence { logits, label, .. } => Line::Sequence { logits, label },
                 Classification::Tokens { logits, labels, .. } => Line::Tokens { logits, labels },
@@ -49,5 +51,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
                 }
             }
         },
-    )
+    );
+    notes.print();
+    result
 }

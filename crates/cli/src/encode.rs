@@ -27,7 +27,7 @@ pub(crate) struct Args {
 enum Pool {
     /// Their mean: one vector
     Mean,
-    /// One vector as the folder's modules.json has it (Sentence-T5, GTR): mean, dense layers, norm
+    /// One vector as the folder's modules.json has it (Sentence-T5, GTR): mean, dense layers, norm; without that file, the mean
     Sentence,
     /// A vector a position
     None,
@@ -61,7 +61,10 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         },
         |out, source, encoded| {
             let line = match encoded {
-                Encoded::Vector(vector) => Line::Embedding(length(vector)),
+                Encoded::Vector(vector) => {
+                    notes.text(&t5, source);
+                    Line::Embedding(length(vector))
+                }
                 Encoded::Hidden(encoding) => {
                     notes.source(&t5, source, &encoding.input_ids);
                     let rows = encoding.hidden.chunks_exact(encoding.d_model).map(|row| length(row.to_vec()));

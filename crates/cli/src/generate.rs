@@ -138,7 +138,10 @@ pub(crate) fn run(args: Box<Args>) -> Result<(), Failure> {
     let t5 = model.open(sources.is_one())?;
     let choices = choices.map(|Choices(all)| t5.choices(&all.iter().map(Given::as_source).collect::<Vec<_>>()));
     let choices = choices.transpose().map_err(|error| match error {
-        error @ Error::Input { .. } => Failure::Usage(format!("--choices: {error}")),
+        error @ Error::Input { .. } => {
+            let error = error.to_string();
+            Failure::Usage(format!("--choices: {}", error.strip_prefix("choices: ").unwrap_or(&error)))
+        }
         error => error.into(),
     })?;
     // Sources are numbered through, so that samples do not depend on how they are put together.
@@ -153,7 +156,7 @@ pub(crate) fn run(args: Box<Args>) -> Result<(), Failure> {
             |chunk, first| t5.generate_batch_with(chunk, &options.generate, &custom(first)),
             |out, source, generated| {
                 notes.source(&t5, source, &generated.input_ids);
-                generated.sequences.iter().for_each(|s| notes.sequence(s.default_limit));
+                generated.sequences.iter().for_each(|s| notes.sequence(s.default_limit, s.finish));
                 match model.json {
                     true => out.json(&Line::of(&t5, &generated)),
                     false => generated.sequences.iter().try_for_each(|s| {
@@ -195,7 +198,7 @@ fn print_streams(t5: &T5, sources: Sources, options: &Generate, notes: &mut Note
                     }
                     None => {}
                 }
-                notes.sequence(step.default_limit);
+                step.finish.iter().for_each(|finish| notes.sequence(step.default_limit, *finish));
             }
             out.line("")
         },

@@ -49,7 +49,7 @@ pub(crate) fn run(args: Box<Args>) -> Result<(), Failure> {
         |chunk, _| chunk.iter().map(fill).collect::<Result<Vec<_>, Error>>(),
         |out, source, filled| {
             notes.source(&t5, source, &filled.input_ids);
-            notes.sequence(filled.default_limit);
+            notes.sequence(filled.default_limit, filled.finish);
             match model.json {
                 true => out.json(&Line {
                     text: &filled.text,

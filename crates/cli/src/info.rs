@@ -255,8 +255,8 @@ impl Info {
         ];
         let bytes = [
             ("bytes on disk", grouped(b.on_disk)),
-            ("bytes in memory", format!("{} packed now, beside the mapped file", grouped(b.packed as u64))),
-            ("  f32", grouped(b.f32)),
+            ("bytes packed", format!("{} now, beside the mapped file", grouped(b.packed as u64))),
+            ("bytes in f32", grouped(b.f32)),
             ("  bf16, f16", grouped(b.half)),
             ("  int8", grouped(b.int8)),
         ];
@@ -285,7 +285,9 @@ fn architecture(config: &Config) -> &'static str {
 /// Why no better instruction set than `isa` is in use, if there is one.
 fn why_not_better(isa: &str) -> Option<String> {
     let missing = T5::missing_isas();
-    let mut reasons: Vec<String> = missing.iter().map(|name| format!("this processor lacks {name}")).collect();
+    let better = T5::known_isas().into_iter().take_while(|name| *name != isa);
+    let lacking = better.filter(|name| missing.contains(name));
+    let mut reasons: Vec<String> = lacking.map(|name| format!("this processor lacks {name}")).collect();
     if T5::available_isas().first() != Some(&isa) {
         reasons.push(format!("TINY_T5_ISA asks for {isa}"));
     }

@@ -178,11 +178,12 @@ impl Lines {
         }
         self.bytes += line.len() as u64;
         self.count += 1;
-        if line.ends_with(b"\n") {
-            line.pop();
-            if line.ends_with(b"\r") {
-                line.pop();
-            }
+        // What some editors put before a file and behind a line is no part of a text.
+        if self.count == 1 && line.starts_with("\u{feff}".as_bytes()) {
+            line.drain(.."\u{feff}".len());
+        }
+        for end in [b'\n', b'\r'] {
+            line.pop_if(|last| *last == end);
         }
         match String::from_utf8(line) {
             Ok(line) => Ok(Some(line)),
@@ -257,7 +258,8 @@ pub(crate) fn answer_all<A>(
 fn at(place: impl Fn() -> Option<String>, failure: Failure) -> Failure {
     match (failure, place()) {
         (Failure::Library(error @ (Error::Input { .. } | Error::Tokenizer(_))), Some(place)) => {
-            Failure::Other(format!("{place}: {error}"))
+            let error = error.to_string();
+            Failure::Other(format!("{place}: {}", error.strip_prefix("source: ").unwrap_or(&error)))
         }
         (failure, _) => failure,
     }

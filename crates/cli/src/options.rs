@@ -25,13 +25,29 @@ impl Options {
     /// An error about an option that the command line gave is an error of usage, in the command line's words.
     pub(crate) fn explain(&self, failure: Failure) -> Failure {
         match failure {
-            Failure::Library(Error::Option { option, found, expected, .. })
-                if self.given.contains(&option.as_str()) =>
-            {
-                Failure::Usage(format!("--{}: found {found}, expected {expected}", kebab(&option)))
-            }
+            Failure::Library(error) => usage(error, &self.given),
             failure => failure,
         }
+    }
+}
+
+/// The library's word on one of the options `given` in the command line's words.
+pub(crate) fn usage(error: Error, given: &[&str]) -> Failure {
+    match error {
+        Error::Option { option, found, expected, .. } if given.contains(&option.as_str()) => {
+            Failure::Usage(format!("--{}: found {found}, expected {expected}", kebab(&option)))
+        }
+        error => error.into(),
+    }
+}
+
+/// Why there is no option of that name, as the command line has it, where transformers' `generate()` has one.
+pub(crate) fn elsewhere(name: &str) -> Option<Failure> {
+    match Generate::default().set(&name.replace('-', "_"), &Value::Null) {
+        Err(Error::Option { expected, .. }) => {
+            Some(Failure::Usage(format!("--{name}: {}", expected.strip_prefix("absent: ")?)))
+        }
+        _ => None,
     }
 }
 

@@ -94,6 +94,7 @@ pub(crate) fn rounded(ms: f64) -> f64 {
 pub(crate) struct Notes {
     unknown: usize,
     cut: usize,
+    stopped: usize,
 }
 
 impl Notes {
@@ -105,9 +106,19 @@ impl Notes {
         }
     }
 
+    /// Looks at a source whose ids nobody has kept.
+    pub(crate) fn text(&mut self, t5: &T5, source: &Given) {
+        if let (Given::Text(text), Some(tokenizer)) = (source, t5.tokenizer()) {
+            // A text that cannot be read is an error elsewhere.
+            self.source(t5, source, &tokenizer.encode(text).unwrap_or_default());
+        }
+    }
+
     /// Looks at a sequence that was generated.
-    pub(crate) fn sequence(&mut self, at_default_limit: bool) {
+    pub(crate) fn sequence(&mut self, at_default_limit: bool, finish: Finish) {
         self.cut += usize::from(at_default_limit);
+        // The command line knows no other reason.
+        self.stopped += usize::from(finish == Finish::Stopped);
     }
 
     /// Says what there is to say.
@@ -125,9 +136,14 @@ impl Notes {
             let what = counted(self.cut, "sequence", "sequences");
             say("note", &format!("{what} ended at the default limit of 20 new tokens; --max-new-tokens sets another"));
         }
+        if self.stopped > 0 {
+            let what = counted(self.stopped, "sequence was", "sequences were");
+            say("note", &format!("{what} stopped by the limit of time, max_time"));
+        }
     }
 }
 
-fn counted(n: usize, one: &str, many: &str) -> String {
+/// A number and its noun.
+pub(crate) fn counted(n: usize, one: &str, many: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { many })
 }

@@ -3,6 +3,7 @@
 use crate::args::{Ids, ModelArgs};
 use crate::failure::Failure;
 use crate::input::{Given, SourceArgs, answer_all};
+use crate::output::{Notes, counted};
 use serde::Serialize;
 
 /// The arguments of `score`.
@@ -32,7 +33,8 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let texts = args.target.into_iter().map(Given::Text);
     let targets: Vec<Given> = texts.chain(args.target_ids.into_iter().map(|ids| Given::Ids(ids.0))).collect();
     if targets.len() > 1 && args.sources.count() != Some(targets.len()) {
-        let sources = args.sources.count().map_or("sources from a file".into(), |n| format!("{n} sources"));
+        let sources = |n| counted(n, "source", "sources");
+        let sources = args.sources.count().map_or("sources from a file".into(), sources);
         return Err(Failure::Usage(format!(
             "{} targets for {sources}, expected one, or one for each source",
             targets.len()
@@ -41,12 +43,19 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let sources = args.sources.open()?;
     let t5 = args.model.open(sources.is_one())?;
     let target = |i: usize| targets[i.min(targets.len() - 1)].as_source();
-    answer_all(
+    let mut notes = Notes::default();
+    targets.iter().for_each(|target| notes.text(&t5, target));
+    let result = answer_all(
         sources,
         |chunk, first| chunk.iter().enumerate().map(|(i, source)| t5.score(*source, target(first + i))).collect(),
-        |out, _, score| match args.model.json {
-            true => out.json(&Line { loss: score.loss, token_logprobs: &score.token_logprobs }),
-            false => out.line(score.loss),
+        |out, source, score| {
+            notes.text(&t5, source);
+            match args.model.json {
+                true => out.json(&Line { loss: score.loss, token_logprobs: &score.token_logprobs }),
+                false => out.line(score.loss),
+            }
         },
-    )
+    );
+    notes.print();
+    result
 }

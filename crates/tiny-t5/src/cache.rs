@@ -1,7 +1,7 @@
 //! The panel cache as the engine uses it: sums on all threads, and an entry that cannot be written while a model is loaded is a note;
 //! later ones, of what is packed on first use, fail in silence.
 
-use crate::error::{Result, one_line};
+use crate::error::{Error, Result, one_line};
 use crate::options::Dtype;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -24,7 +24,12 @@ impl Cache {
     /// None for a model from memory.
     pub(crate) fn open(dir: &Path, checkpoint: &Checkpoint, dtype: Dtype, team: &Team) -> Result<Option<Cache>> {
         let maker = format!("tiny-t5 {} layout {LAYOUT} {dtype:?}", env!("CARGO_PKG_VERSION"));
-        let entries = PanelCache::open(dir, checkpoint, &maker, &|bytes| sum(team, bytes))?;
+        let entries = PanelCache::open(dir, checkpoint, &maker, &|bytes| sum(team, bytes)).map_err(|e| match e {
+            tiny_t5_checkpoint::Error::Io { source, .. } => {
+                Error::option("cache", dir.display(), format!("a folder that can be made: {source}"))
+            }
+            e => e.into(),
+        })?;
         checkpoint.release();
         Ok(entries.map(|entries| Cache { entries, failure: Mutex::new(None) }))
     }

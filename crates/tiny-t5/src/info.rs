@@ -49,7 +49,13 @@ impl T5 {
         matches!(&self.model().head, Head::Lm(head) if head.has_screen())
     }
 
-    /// The instruction sets that this build knows and this processor lacks, best first.
+    /// The instruction sets that this build knows, best first, whether this processor has them or not.
+    #[must_use]
+    pub fn known_isas() -> Vec<&'static str> {
+        Isa::known().collect()
+    }
+
+    /// Those of [`T5::known_isas`] that this processor lacks.
     #[must_use]
     pub fn missing_isas() -> Vec<&'static str> {
         Isa::missing()

@@ -364,8 +364,16 @@ impl Generate {
     pub fn set(&mut self, name: &str, value: &Value) -> Result<()> {
         match self.set_as_json(name, value) {
             Some(set) => set.map_err(|e| Error::option(name, value, expected(&e))),
-            None => Err(Error::option(name, value, "an option of generate")),
+            None => Err(Error::option(name, value, Self::elsewhere(name).unwrap_or("an option of generate"))),
         }
+    }
+
+    /// What is expected of a key that transformers' `generate()` knows and this library lacks.
+    fn elsewhere(name: &str) -> Option<&'static str> {
+        if NEUTRAL.contains(&name) || changes_ids(name, &Value::Null) {
+            return Some("absent: it would change the ids and is not supported");
+        }
+        HARMLESS.contains(&name).then_some("absent: nothing here depends on it")
     }
 
     /// The options of a generation_config.json, with a note for each key that is ignored.

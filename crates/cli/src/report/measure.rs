@@ -112,8 +112,7 @@ pub(super) struct Stat {
 impl Stat {
     fn of(mut values: Vec<f64>) -> Stat {
         values.sort_by(f64::total_cmp);
-        let at = |share: f64| values.get((share * (values.len() as f64 - 1.0)).round() as usize).copied();
-        let at = |share| at(share).map_or(f64::NAN, |x| (x * 1e6).round() / 1e6);
+        let at = |share| (quantile(&values, share) * 1e6).round() / 1e6;
         Stat { median: at(0.5), low: at(0.25), high: at(0.75), runs: values.len() }
     }
 
@@ -125,6 +124,13 @@ impl Stat {
     fn is_noisy(&self) -> bool {
         self.runs < 3 || self.spread() > 0.2
     }
+}
+
+/// What a share of the values, which ascend, lies below; between two values on a line. NaN of none.
+pub(crate) fn quantile(values: &[f64], share: f64) -> f64 {
+    let at = share * values.len().saturating_sub(1) as f64;
+    let value = |at: f64| values.get(at as usize).copied().unwrap_or(f64::NAN);
+    value(at.floor()) + at.fract() * (value(at.ceil()) - value(at.floor()))
 }
 
 /// Where the time of a decoded token goes: medians, in milliseconds.
@@ -145,8 +151,8 @@ pub(super) struct Batch {
     pub(super) total_ms: Stat,
     /// Tokens generated, encoders included.
     pub(super) tokens_per_second: f64,
-    /// The least time that the machine allows, as a share of what it took.
-    pub(super) share: f64,
+    /// The least time that the machine allows, as a share of what it took. None of int8, whose peak is not measured.
+    pub(super) share: Option<f64>,
 }
 
 /// The machine's limits, measured in turn with the shape, and what the shape reaches of them.
@@ -159,10 +165,11 @@ pub(super) struct Roofline {
     /// Bytes that a decoder step must read, as the engine keeps them.
     pub(super) step_bytes: u64,
     pub(super) step_flops: u64,
-    pub(super) encode_limit_ms: f64,
+    /// None of int8, whose peak is not measured.
+    pub(super) encode_limit_ms: Option<f64>,
     pub(super) token_limit_ms: f64,
     /// Limit over median.
-    pub(super) encode_share: f64,
+    pub(super) encode_share: Option<f64>,
     pub(super) token_share: f64,
 }
 
@@ -186,6 +193,11 @@ struct Times {
 pub(crate) fn run_child(args: &ChildArgs) -> Result<(), Failure> {
     let start = Instant::now();
     let job: Job = serde_json::from_str(&args.job).map_err(|e| Failure::Usage(format!("report-child: {e}")))?;
+    // Who started this keeps standard input open for as long as an answer is wanted.
+    std::thread::spawn(|| {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        std::process::exit(1)
+    });
     let load = Load { dtype: job.dtype.dtype(), threads: Some(job.threads), ..Load::default() };
     let (t5, weights) = match &job.model {
         Model::Random(config) => (T5::random(&Value::from(config.clone()).to_string(), 1, &load)?, "random"),
@@ -299,18 +311,20 @@ impl<'a> Work<'a> {
         let [encode_ms, first_token_ms, token_ms, total_ms] =
             [times.encode, times.first, times.token, times.total].map(Stat::of);
         let step_flops = flops.decoder.saturating_add(flops.head) / target;
+        let in_f32 = self.job.dtype != Width::Int8;
+        let limit = |flops: u64, n: usize| in_f32.then_some(n as f64 * flops as f64 / peak);
         // The screen of the head reads bytes instead of computing in f32.
-        let limit = |flops: u64, n: usize| n as f64 * flops as f64 / peak;
-        let step_limit = |n: usize| reading.max(limit(flops.decoder, n) / target as f64);
-        let encode_limit_ms = limit(flops.encoder, 1) * 1e3;
+        let step_limit = |n: usize| limit(flops.decoder, n).map_or(reading, |all| reading.max(all / target as f64));
+        let encode_limit_ms = limit(flops.encoder, 1).map(|seconds| seconds * 1e3);
         let token_limit_ms = step_limit(1) * 1e3;
         let batch = |(size, times): (&usize, Vec<f64>)| {
             let total_ms = Stat::of(times);
-            let least = limit(flops.encoder.saturating_add(flops.cross), *size) + target as f64 * step_limit(*size);
+            let before = limit(flops.encoder.saturating_add(flops.cross), *size);
+            let least = before.map(|before| before + target as f64 * step_limit(*size));
             Batch {
                 size: *size,
                 tokens_per_second: *size as f64 * target as f64 / total_ms.median * 1e3,
-                share: least * 1e3 / total_ms.median,
+                share: least.map(|least| least * 1e3 / total_ms.median),
                 total_ms,
             }
         };
@@ -346,7 +360,7 @@ impl<'a> Work<'a> {
                 step_flops,
                 encode_limit_ms,
                 token_limit_ms,
-                encode_share: encode_limit_ms / encode_ms.median,
+                encode_share: encode_limit_ms.map(|limit| limit / encode_ms.median),
                 token_share: token_limit_ms / token_ms.median,
             },
             encode_ms,

@@ -140,6 +140,8 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     };
     let bar = progress(args.budget);
     let mut calibrations = Calibrations::default();
+    // What somebody named and what could not be measured.
+    let mut failed = None;
     let all = plan.jobs.len();
     for (i, mut job) in plan.jobs.into_iter().enumerate() {
         let left = args.budget.saturating_sub(start.elapsed()).as_secs_f64();
@@ -161,31 +163,22 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
                 }
                 report.shapes.push(row);
             }
-            Err(why) => report.skipped.push(Skipped::new(&job, why)),
+            Err(why) => {
+                failed.get_or_insert_with(|| Failure::Other(about(&job.name, &why)));
+                report.skipped.push(Skipped::new(&job, why));
+            }
         }
     }
     bar.finish_and_clear();
     report.seconds = start.elapsed().as_secs_f64();
     report.machine.load_average[1] = load_average();
     if report.shapes.is_empty() {
-        let why = report.skipped.first().map_or_else(|| "no shape".into(), |s| format!("{}: {}", s.name, s.why));
+        let why = report.skipped.first().map_or_else(|| "no shape".into(), |s| about(&s.name, &s.why));
         return Err(Failure::Other(format!("nothing was measured: {why}")));
     }
-    if let Some(path) = &args.out {
-        page::write(&report, path)?;
-    }
-    let mut out = Output::new();
-    match (args.json, args.csv) {
-        (true, _) => out.json(&report)?,
-        (_, true) => table::csv(&mut out, &report)?,
-        _ => {
-            table::print(&mut out, &report)?;
-            if args.predict {
-                table::predictions(&mut out, &report)?;
-            }
-        }
-    }
-    out.flush()?;
+    // Each is worth having where the other cannot be written.
+    let printed = print(&args, &report);
+    let page = args.out.as_ref().map_or(Ok(()), |path| page::write(&report, path));
     match is_default {
         true if report.skipped.is_empty() => {}
         true => {
@@ -193,10 +186,39 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
             say("note", &format!("{count} more shapes wait for a larger --budget; --json names them"));
         }
         false => {
-            report.skipped.iter().for_each(|s| say("note", &format!("left out: {} {}: {}", s.name, s.dtype, s.why)))
+            let left_out = |s: &Skipped| say("note", &format!("left out, {}: {}", s.dtype, about(&s.name, &s.why)));
+            report.skipped.iter().for_each(left_out);
         }
     }
-    Ok(())
+    if report.seconds > 1.1 * report.budget_seconds + 1.0 {
+        let (took, budget) = (report.seconds, report.budget_seconds);
+        say(
+            "note",
+            &format!("took {took:.0} s, more than the budget of {budget} s: a shape is measured twice at least"),
+        );
+    }
+    page.and(printed).and(failed.map_or(Ok(()), Err))
+}
+
+/// Prints the results.
+fn print(args: &Args, report: &Report) -> Result<(), Failure> {
+    let mut out = Output::new();
+    match (args.json, args.csv) {
+        (true, _) => out.json(report)?,
+        (_, true) => table::csv(&mut out, report)?,
+        _ => {
+            table::print(&mut out, report)?;
+            if args.predict {
+                table::predictions(&mut out, report)?;
+            }
+        }
+    }
+    out.flush()
+}
+
+/// Why a shape was not measured, with its name.
+fn about(name: &str, why: &str) -> String {
+    if why.starts_with(name) { why.to_owned() } else { format!("{name}: {why}") }
 }
 
 /// The last calibration of each width and number of threads, and what one took. A kept one may be of another hour, with other work
@@ -243,8 +265,10 @@ fn child(job: &Job, bar: &ProgressBar, start: Instant) -> Result<Result<Row, Str
     let program = std::env::current_exe().map_err(|e| failure("this program", &e))?;
     let text = serde_json::to_string(job).map_err(|e| failure("a job", &e))?;
     let mut command = Command::new(program);
-    command.arg("report-child").arg(text).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = command.spawn().map_err(|e| failure("a process", &e))?;
+    command.arg("report-child").arg(text).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|e| failure("a process", &e))?;
+    // It ends when this ends, as it does with this process, however that comes.
+    let _open = child.stdin.take();
     let waiting = std::thread::spawn(|| child.wait_with_output());
     while !waiting.is_finished() {
         bar.set_position(start.elapsed().as_millis() as u64);

@@ -64,7 +64,7 @@ impl<'a> Line<'a> {
             (format!("{} + {}", s.num_layers, s.num_decoder_layers), (s.num_layers + s.num_decoder_layers) as f64),
             plain(row.flops.total as f64 / 1e9, 2),
             plain(row.encode_tokens_per_second, 0),
-            percent(r.encode_share),
+            r.encode_share.map_or_else(|| (String::new(), 0.0), percent),
             plain(row.first_token_ms.median, 2),
             plain(row.token_ms.median, 3),
             percent(r.token_share),
@@ -93,10 +93,21 @@ fn failure(path: &Path, e: &dyn std::fmt::Display) -> Failure {
     Failure::Other(format!("--out {}: {e}", path.display()))
 }
 
-/// Writes the page of a report.
+/// Writes the page of a report: whole, or not at all.
 pub(super) fn write(report: &Report, path: &Path) -> Result<(), Failure> {
     let html = html(report).map_err(|e| failure(path, &e))?;
-    std::fs::write(path, html).map_err(|e| failure(path, &e))
+    // A link stays one, and what is no file (a pipe) cannot be put into a file's place.
+    let place = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    if place.metadata().is_ok_and(|found| !found.is_file()) {
+        return std::fs::write(place, html).map_err(|e| failure(path, &e));
+    }
+    let mut part = place.clone().into_os_string();
+    part.push(".part");
+    let written = std::fs::write(&part, html).and_then(|()| std::fs::rename(&part, place));
+    written.map_err(|e| {
+        let _ = std::fs::remove_file(&part); // it is of no use to anybody
+        failure(path, &e)
+    })
 }
 
 fn html(report: &Report) -> Result<String, String> {

@@ -123,7 +123,8 @@ impl Picture {
                 draw(&area, is_narrow)?;
                 area.present().map_err(said)?;
             }
-            Ok::<_, String>(svg)
+            // For who hears the page instead of seeing it.
+            Ok::<_, String>(svg.replacen("<svg ", &format!("<svg role=\"img\" aria-label=\"{title}\" "), 1))
         };
         Ok(Picture { id, title, text, wide: svg(960, heights[0], false)?, narrow: svg(360, heights[1], true)? })
     }
@@ -133,9 +134,13 @@ fn said(error: impl Display) -> String {
     error.to_string()
 }
 
+/// What the names begin with whose suffixes say what is varied.
+const FAMILY: &str = "t5-efficient-";
+
 /// The kind of a name, the size that it varies, and the number of the suffix.
 fn kind(name: &str) -> (&'static Kind, &str, u64) {
-    let short = short(name);
+    // Other families' names are sizes as they are, and folders' names say nothing.
+    let Some(short) = name.strip_prefix(FAMILY) else { return (&KINDS[0], name, 0) };
     let mut parts = short.split('-');
     let size = parts.next().unwrap_or_default();
     let (suffix, more) = (parts.next(), parts.next());
@@ -152,7 +157,7 @@ fn kind(name: &str) -> (&'static Kind, &str, u64) {
 
 /// A name without what all have.
 pub(super) fn short(name: &str) -> &str {
-    name.strip_prefix("t5-efficient-").unwrap_or(name)
+    name.strip_prefix(FAMILY).unwrap_or(name)
 }
 
 /// Parameters over a cost, both on logarithmic scales, with the frontier and the lines of the family.

@@ -1,7 +1,7 @@
 //! The results for people, and as CSV.
 
 use super::Report;
-use super::measure::Row;
+use super::measure::{Row, quantile};
 use crate::failure::Failure;
 use crate::output::Output;
 
@@ -23,7 +23,7 @@ pub(super) fn print(out: &mut Output, report: &Report) -> Result<(), Failure> {
             row.threads.to_string(),
             format!("{:.1}M", row.parameters.total as f64 / 1e6),
             format!("{:.0}", row.encode_tokens_per_second),
-            percent(row.roofline.encode_share),
+            row.roofline.encode_share.map_or_else(String::new, percent),
             format!("{:.2}", row.first_token_ms.median),
             format!("{:.3}", row.token_ms.median),
             percent(row.roofline.token_share),
@@ -39,14 +39,18 @@ pub(super) fn print(out: &mut Output, report: &Report) -> Result<(), Failure> {
         let batches: Vec<_> = row
             .batches
             .iter()
-            .map(|b| format!("{}: {:.0} ({:.0}%)", b.size, b.tokens_per_second, 100.0 * b.share))
+            .map(|b| {
+                let share = b.share.map_or_else(String::new, |share| format!(" ({:.0}%)", 100.0 * share));
+                format!("{}: {:.0}{share}", b.size, b.tokens_per_second)
+            })
             .collect();
         out.line(format_args!("{:width$} {} tokens/s at batch {}", row.name, row.dtype, batches.join(", ")))?;
     }
     out.line(
         "\nencode: source tokens a second; peak, read: the share reached of the machine's own FMA peak and read\n\
          bandwidth, measured in turn; first, token, total: milliseconds (medians); spread: between the quartiles\n\
-         of total; memory: MB at most, random weights beside their packed copy included; tokens/s: share of the limit.",
+         of total; memory: MB at most, random weights beside their packed copy included; tokens/s: share of the limit.\n\
+         int8 has no share of a peak that is f32's.",
     )?;
     for row in report.shapes.iter().filter(|row| !row.noisy.is_empty()) {
         out.line(format_args!("! {} {}: too noisy or too few repeats: {}", row.name, row.dtype, row.noisy.join(", ")))?;
@@ -81,11 +85,11 @@ pub(super) fn predictions(out: &mut Output, report: &Report) -> Result<(), Failu
     for (what, mut errors) in ["encode", "token", "total"].into_iter().zip(errors) {
         errors.sort_by(f64::total_cmp);
         let within = errors.iter().filter(|error| **error <= 0.25).count();
-        let (Some(most), Some(middle)) = (errors.last(), errors.get(errors.len() / 2)) else { continue };
+        let Some(most) = errors.last() else { continue };
         out.line(format_args!(
             "{what}: {within} of {} within 25 %, median error {:.0} %, largest {:.0} %",
             errors.len(),
-            100.0 * middle,
+            100.0 * quantile(&errors, 0.5),
             100.0 * most
         ))?;
     }
@@ -121,7 +125,10 @@ fn columns(row: &Row) -> Vec<(String, String)> {
         ("num_heads", s.num_heads as u64),
         ("d_kv", s.d_kv as u64),
         ("parameters", row.parameters.total),
+        ("source", row.flops.source),
+        ("target", row.flops.target),
         ("flops", row.flops.total),
+        ("runs", row.total_ms.runs as u64),
     ];
     whole.iter().for_each(|(name, value)| add(name, value.to_string()));
     add("peak_rss_kb", row.peak_rss_kb.map_or_else(String::new, |kb| kb.to_string()));
@@ -143,10 +150,11 @@ fn columns(row: &Row) -> Vec<(String, String)> {
         ("rest_ms", row.token.rest_ms),
         ("fma_peak", r.fma_peak.round()),
         ("read_bandwidth", r.read_bandwidth.round()),
-        ("encode_share", (r.encode_share * 1e4).round() / 1e4),
-        ("token_share", (r.token_share * 1e4).round() / 1e4),
     ];
     numbers.iter().for_each(|(name, value)| add(name, value.to_string()));
+    let share = |share: f64| ((share * 1e4).round() / 1e4).to_string();
+    add("encode_share", r.encode_share.map_or_else(String::new, share));
+    add("token_share", share(r.token_share));
     for batch in &row.batches {
         add(&format!("batch_{}_tokens_per_second", batch.size), format!("{:.1}", batch.tokens_per_second));
     }

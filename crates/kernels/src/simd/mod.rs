@@ -355,6 +355,11 @@ impl Isa {
         ALL.iter().filter(|(set, _)| !Self::probe(*set)).map(|(_, name)| *name).collect()
     }
 
+    /// The names of all that this build knows, best first.
+    pub fn known() -> impl Iterator<Item = &'static str> {
+        ALL.iter().map(|(_, name)| *name)
+    }
+
     /// The best that this processor has; found once.
     #[must_use]
     pub fn best() -> Isa {
@@ -369,7 +374,7 @@ impl Isa {
     /// # Errors
     /// [`UnknownIsa`] where the name is not known or this processor lacks it; it lists those it has.
     pub fn from_env() -> Result<Isa, UnknownIsa> {
-        match std::env::var_os("TINY_T5_ISA") {
+        match std::env::var_os("TINY_T5_ISA").filter(|name| !name.is_empty()) {
             None => Ok(Self::best()),
             Some(name) => Self::available().into_iter().find(|isa| name == *isa.name()).ok_or_else(|| UnknownIsa {
                 found: name.to_string_lossy().into_owned(),

@@ -517,3 +517,25 @@ fn first_index_makes_calls_parts_of_a_job() {
         assert_eq!(ids, whole.sequences[0].ids, "{} streamed", WORDS[i]);
     }
 }
+
+/// Rules of a caller's hold where choices are ranked, too, which are scored along ways that the rules have closed; and a choice has a score
+/// in every search.
+#[test]
+fn choices_behind_a_forbidden_token_are_asked_for_nothing_more() {
+    let t5 = model();
+    let (hello, world) = ("həˈloʊ", "ˈwɝld");
+    let choices = t5.choices(&[hello.into(), world.into()]).unwrap();
+    let ids = [t5.tokenizer().unwrap().encode_plain(hello).unwrap(), t5.config().eos_token_id.clone()].concat();
+    let along = |context: &Context<'_>| match ids.strip_prefix(context.new_ids()) {
+        Some([next, ..]) => vec![*next],
+        _ => Vec::new(),
+    };
+    for (way, options) in ways() {
+        let options = Generate { num_return_sequences: None, ..options };
+        let custom = Custom::new().prefix_allowed_tokens(along).choices(&choices);
+        let answer = t5.generate_with("world", &options, &custom).unwrap();
+        let Sequence { chosen, score, .. } = &answer.sequences[0];
+        assert_eq!(chosen.map(|chosen| (chosen.index, chosen.probability)), Some((0, 1.0)), "{way}");
+        assert!(score.is_some_and(f32::is_finite), "{way}: {score:?}");
+    }
+}

@@ -480,8 +480,51 @@ fn lists_are_batches_and_errors_name_their_source() {
     assert!(error.starts_with("source 2: found an empty list"), "{error}");
     let error = t5.generate(Source::Ids(&[]), &options).unwrap_err().to_string();
     assert!(error.starts_with("source: found an empty list"), "{error}");
+    let wrong = ["a".into(), Source::Ids(&[99_999])];
+    for error in [t5.embed_batch(&wrong).unwrap_err(), t5.answer_probability(&wrong, 5, 6).unwrap_err()] {
+        assert!(error.to_string().starts_with("source 2: found id 99999"), "{error}");
+    }
     let caught = std::panic::catch_unwind(|| t5.generate("hello", &Generate::default()).unwrap());
     assert!(caught.is_ok());
     let error = t5.infill("The <extra_id_0> sat", &options).unwrap_err().to_string();
     assert!(error.contains("<extra_id_0>") && error.contains("tokenizer"), "{error}");
+}
+
+/// A pair whose first id is the start token counts in the first step; of a sequence given twice the last counts; an end token given
+/// twice decays once; the number of new tokens goes before the length, whoever gives them. All as transformers 5.23 and 5.24 have it.
+#[test]
+fn options_count_as_in_transformers() {
+    let folder = Folder::of("goldens/v1_0-relu-tied");
+    let t5 = folder.open().unwrap();
+    let start = t5.config().decoder_start_token_id;
+    let default = || Generate { max_new_tokens: Some(4), ..Generate::default() };
+    let first = |options: &Generate| t5.generate(&[5, 8, 1], options).unwrap().sequences[0].ids[0];
+    let plain = first(&default());
+    let other = if plain == 7 { 9 } else { 7 };
+    let biased = |biases| Generate { sequence_bias: Some(biases), ..default() };
+    for num_beams in [1, 3] {
+        let beams = |options| Generate { num_beams: Some(num_beams), ..options };
+        assert_eq!(first(&beams(biased(vec![(vec![start, other], 500.0)]))), other);
+        assert_eq!(first(&beams(biased(vec![(vec![other], -500.0), (vec![other], 500.0)]))), other);
+        assert_ne!(first(&beams(biased(vec![(vec![other], 500.0), (vec![other], -500.0)]))), other);
+        let bad = Generate { bad_words_ids: Some(vec![vec![start, plain]]), ..default() };
+        assert_ne!(first(&beams(bad)), plain);
+        let decay = |eos: Vec<u32>| {
+            let decay = Some((0, 1.3));
+            beams(Generate { exponential_decay_length_penalty: decay, eos_token_id: Some(eos.into()), ..default() })
+        };
+        let ids = |options: &Generate| {
+            let options = Generate { max_new_tokens: Some(20), ..options.clone() };
+            t5.generate(&[5, 8, 1], &options).unwrap().sequences.remove(0)
+        };
+        // Among beams an end token that stands there twice makes room for more candidates, so that only the search of one is the same.
+        if num_beams == 1 {
+            assert_eq!(ids(&decay(vec![1, 1])), ids(&decay(vec![1])));
+        }
+    }
+    std::fs::write(folder.write().join("generation_config.json"), r#"{"max_new_tokens": 3, "eos_token_id": 1}"#)
+        .unwrap();
+    let limited = folder.open().unwrap();
+    let options = Generate { max_length: Some(9), min_length: Some(9), ..Generate::default() };
+    assert_eq!(limited.generate(&[5, 8, 1], &options).unwrap().sequences[0].ids.len(), 3);
 }

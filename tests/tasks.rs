@@ -257,3 +257,30 @@ fn answers_that_cannot_be_are_errors() {
     assert!(error.starts_with("answer_probability needs a model for conditional generation"), "{error}");
     assert!(t5.answer_probability(&[], 3, 4).unwrap().is_empty());
 }
+
+/// What else sentence-transformers' files say about texts: case, a prompt, and where there is no max_seq_length the tokenizer's limit.
+#[test]
+fn embed_changes_a_text_as_the_folder_says() {
+    let folder = gtr("linear.Identity", false);
+    let tokenizer = json!({"tokenizer_class": "ByT5Tokenizer", "extra_ids": 0, "model_max_length": 6});
+    write_json(folder.path(), "tokenizer_config.json", &tokenizer);
+    let plain = T5::open(folder.path()).unwrap();
+    let ids = |text: &str| plain.tokenizer().unwrap().encode(text).unwrap();
+    let open = |sentence: Value, prompts: Value| {
+        write_json(folder.path(), "sentence_bert_config.json", &sentence);
+        write_json(folder.path(), "config_sentence_transformers.json", &prompts);
+        T5::open(folder.path()).unwrap()
+    };
+    let prompts = |name: Value| json!({"prompts": {"query": "Q: ", "document": ""}, "default_prompt_name": name});
+    let lower = open(json!({"do_lower_case": true, "max_seq_length": 20}), prompts(Value::Null));
+    assert_eq!(lower.embed("HELLO You").unwrap(), plain.embed(&ids("hello you")).unwrap());
+    let prompted = open(json!({"max_seq_length": 20}), prompts("query".into()));
+    assert_eq!(prompted.embed("Hello").unwrap(), plain.embed(&ids("Q: Hello")).unwrap());
+    assert_eq!(prompted.embed(&ids("Hello")).unwrap(), plain.embed(&ids("Hello")).unwrap());
+    let cut = open(json!({"max_seq_length": null}), prompts("document".into()));
+    assert_eq!(cut.embed("abcdefghij").unwrap(), plain.embed(&ids("abcde")).unwrap());
+    let error = open(json!({}), prompts("passage".into())).embed("a").unwrap_err().to_string();
+    assert!(error.starts_with("config_sentence_transformers.json: prompts.passage is null"), "{error}");
+    let error = open(json!({"do_lower_case": 1}), json!({})).embed("a").unwrap_err().to_string();
+    assert!(error.starts_with("sentence_bert_config.json: do_lower_case is 1"), "{error}");
+}

@@ -289,6 +289,47 @@ fn very_long_texts_take_linear_time() {
     assert!(start.elapsed().as_secs() < 30, "{:?}", start.elapsed());
 }
 
+/// Tokens that were added to T5's own, as older versions of transformers wrote them beside a spiece.model; ids as transformers 5.24 has them.
+#[test]
+fn spiece_with_added_tokens() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |file: &str, text: &str| std::fs::write(folder.path().join(file), text).unwrap();
+    std::fs::write(folder.path().join("spiece.model"), read("t5/spiece.model")).unwrap();
+    let open = || Tokenizer::open(folder.path(), Hint::default()).map(Option::unwrap);
+    let token = |id: u32, text: &str, special: bool| {
+        format!(
+            r#""{id}": {{"content": "{text}", "lstrip": false, "rstrip": false, "normalized": false, "special": {special}}}"#
+        )
+    };
+    write("added_tokens.json", r#"{"<b>": 32101, "<ctx>": 32100}"#);
+    let tokenizer = open().unwrap();
+    assert_eq!(tokenizer.encode("<ctx><b>").unwrap(), [32100, 32101, 1]);
+    assert_eq!(tokenizer.decode(&[32100, 1], true).unwrap(), "<ctx>");
+    write("added_tokens.json", r#"{"<b>": "x"}"#);
+    assert!(open().unwrap_err().to_string().contains("added_tokens.json"));
+    // Where tokenizer_config.json has them that file counts for nothing.
+    let config = |tokens: &[String], special: &str| {
+        write(
+            "tokenizer_config.json",
+            &format!(
+                r#"{{"additional_special_tokens": [{special}], "added_tokens_decoder": {{{}}}}}"#,
+                tokens.join(",")
+            ),
+        );
+    };
+    config(
+        &[token(32101, "<b>", true), token(32100, "<a>", false), token(32099, "<extra_id_0>", true)],
+        r#""<b>", "<a>""#,
+    );
+    let tokenizer = open().unwrap();
+    assert_eq!(tokenizer.encode("<a><b><extra_id_0>").unwrap(), [32100, 32101, 32099, 1]);
+    assert_eq!(tokenizer.decode(&[32100, 32101, 1], true).unwrap(), "<a>");
+    config(&[token(32100, "<a>", false), token(32101, "<b>", false)], r#""<b>""#);
+    assert_eq!(open().unwrap().encode("<a><b>").unwrap(), [32100, 32101, 1]);
+    write("tokenizer_config.json", r#"{"added_tokens_decoder": {"x": {"content": "<a>"}}}"#);
+    assert!(open().unwrap_err().to_string().contains("the id \"x\""));
+}
+
 #[test]
 fn spiece_models_of_other_makes() {
     // unk 1, eos 2, a user's own piece, no pad; mT5's extra_ids 0 and an end token by another name.
@@ -323,6 +364,11 @@ fn spiece_models_of_other_makes() {
     assert_eq!(tokenizer.decode(&[5, 6, 2, 1], true).unwrap(), "a[SEP]");
     let tokenizer = Tokenizer::from_spiece(&model(1, &[]), None).unwrap();
     assert_eq!((tokenizer.vocab_size(), tokenizer.sentinel(0), tokenizer.sentinel(99)), (107, Some(106), Some(7)));
+    // mT5's sentinels are pieces with a blank before them.
+    let piece = "▁<extra_id_0>".as_bytes();
+    let more = [&[0x0a, piece.len() as u8 + 2, 0x0a, piece.len() as u8], piece].concat();
+    let tokenizer = Tokenizer::from_spiece(&model(1, &more), Some(br#"{"extra_ids": 0}"#)).unwrap();
+    assert_eq!((tokenizer.sentinel(0), tokenizer.sentinel(1)), (Some(7), None));
     let error = |bytes: &[u8]| Tokenizer::from_spiece(bytes, None).unwrap_err().to_string();
     assert!(error(&model(2, &[])).contains("BPE (2)"));
     // A second unknown piece, a repeated piece, a score that is no number.

@@ -391,3 +391,24 @@ fn random_text(random: &mut Random) -> String {
     }
     text
 }
+
+/// A run of byte tokens is decoded as a whole: where it ends within a character, each of its bytes shows as U+FFFD.
+#[test]
+fn a_stream_of_byte_tokens_is_the_whole() {
+    let bytes = (0..256).map(|byte| json!([format!("<0x{byte:02X}>"), -9.0]));
+    let pieces = [json!(["<unk>", 0.0]), json!(["▁a", -1.0]), json!(["b", -1.0])].into_iter().chain(bytes);
+    let json = json!({"version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null, "post_processor": null,
+        "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"},
+            {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true}]},
+        "model": {"type": "Unigram", "unk_id": 0, "vocab": pieces.collect::<Vec<_>>(), "byte_fallback": true}});
+    let tokenizer = Tokenizer::from_json(json.to_string().as_bytes(), None).unwrap();
+    let byte = |byte: u32| byte + 3;
+    let (e, part) = ([byte(0xc3), byte(0xa9)], byte(0xe6));
+    let runs: [&[u32]; 5] =
+        [&[1, e[0], e[1], part], &[1, e[0], e[1], 2], &[1, e[0], e[1], part, 2], &[part], &[1, 2, e[0]]];
+    for ids in runs {
+        assert_eq!(streamed(&tokenizer, ids, true), tokenizer.decode(ids, true).unwrap(), "{ids:?}");
+    }
+    assert_eq!(tokenizer.decode(runs[0], true).unwrap(), "a\u{fffd}\u{fffd}\u{fffd}");
+    assert_eq!(tokenizer.decode(runs[1], true).unwrap(), "aéb");
+}

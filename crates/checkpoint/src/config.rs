@@ -354,14 +354,15 @@ fn start_id(keys: &Keys<'_>, model_type: ModelType, range: RangeInclusive<u64>, 
     }
 }
 
-/// T5 scales where `scale_decoder_outputs` says so, else unless `tie_word_embeddings` is false; the others have no choice.
+/// T5 scales where `scale_decoder_outputs` says so, else unless `tie_word_embeddings` is false; mT5 never. UMT5 scales where nothing says
+/// otherwise, as transformers 5.23 does, which knows no choice; 4.57 and 5.24 obey `tie_word_embeddings`, without effect on greedy ids.
 fn scale_decoder_outputs(keys: &Keys<'_>, model_type: ModelType) -> Result<bool, Error> {
     let stated = keys.flag("scale_decoder_outputs")?;
     let tied = keys.flag("tie_word_embeddings")?;
     Ok(match model_type {
         ModelType::T5 => stated.unwrap_or(tied != Some(false)),
         ModelType::Mt5 => false,
-        ModelType::Umt5 => true,
+        ModelType::Umt5 => stated.unwrap_or(true),
     })
 }
 

@@ -4,7 +4,8 @@
 //! modules.json         Transformer (the folder itself), Pooling, Dense ..., Normalize: in this order
 //! 1_Pooling/           config.json: which mean
 //! 2_Dense/             config.json: in_features, out_features, bias, activation_function; linear.weight, linear.bias
-//! sentence_bert_config.json   max_seq_length
+//! sentence_bert_config.json   max_seq_length, do_lower_case; without the first, model_max_length of tokenizer_config.json
+//! config_sentence_transformers.json   default_prompt_name, and prompts by name
 //! ```
 //! Source: sentence-transformers, `models/{Transformer,Pooling,Dense,Normalize}.py`; the folders of Sentence-T5 and GTR.
 
@@ -21,6 +22,12 @@ const MODULES: &str = "modules.json";
 const TRANSFORMER: &str = "sentence_bert_config.json";
 /// Bytes of one of these JSON files; real ones have hundreds.
 const LARGEST: u64 = 1 << 16;
+const PROMPTS: &str = "config_sentence_transformers.json";
+const TOKENIZER: &str = "tokenizer_config.json";
+/// Bytes of that one, which lists tokens.
+const LARGEST_TOKENIZER: u64 = 4 << 20;
+/// Tokens of a text.
+const LONGEST: u64 = 1 << 24;
 /// Modules; released models have four.
 const MOST_MODULES: usize = 16;
 /// Features of a dense layer.
@@ -32,6 +39,10 @@ const WIDTH: u64 = 1 << 16;
 pub struct Modules {
     /// Tokens that a text is cut to, its end token included.
     pub max_seq_length: Option<usize>,
+    /// Texts are made lower case.
+    pub do_lower_case: bool,
+    /// What stands before every text.
+    pub prompt: String,
     /// Layers behind the mean, in order.
     pub dense: Vec<Dense>,
     /// The vector is divided by its length.
@@ -64,10 +75,28 @@ impl Modules {
         if !dir.join(MODULES).exists() {
             return Ok(None);
         }
-        let mut modules = Modules { max_seq_length: None, dense: Vec::new(), normalize: false };
+        let mut modules = Modules {
+            max_seq_length: None,
+            do_lower_case: false,
+            prompt: prompt(dir)?,
+            dense: Vec::new(),
+            normalize: false,
+        };
         if dir.join(TRANSFORMER).exists() {
             let config = object(dir, TRANSFORMER)?;
-            modules.max_seq_length = number(TRANSFORMER, &config, "max_seq_length", 1 << 24)?;
+            modules.max_seq_length = number(TRANSFORMER, &config, "max_seq_length", LONGEST)?;
+            modules.do_lower_case = match config.get("do_lower_case") {
+                None | Some(Value::Null) => false,
+                Some(Value::Bool(lower)) => *lower,
+                Some(found) => return Err(unlike(TRANSFORMER, "do_lower_case", found, "true or false")),
+            };
+        }
+        if modules.max_seq_length.is_none() && dir.join(TOKENIZER).exists() {
+            let text = bytes::read_text(&dir.join(TOKENIZER), TOKENIZER, LARGEST_TOKENIZER)?;
+            let config: Value = serde_json::from_str(&text).map_err(|e| Error::json(TOKENIZER, e))?;
+            // Where there is no limit transformers writes 10^30.
+            let limit = config["model_max_length"].as_u64().filter(|n| (1..=LONGEST).contains(n));
+            modules.max_seq_length = limit.map(|n| n as usize);
         }
         let list = match read(dir, MODULES)? {
             Value::Array(list) => list,
@@ -151,6 +180,26 @@ impl Dense {
         let why = format!("out_features in {}", self.config);
         let tensor = || self.tensors.expect(&self.file, "linear.bias", &[self.out_features], &why);
         self.bias.then(tensor).transpose()
+    }
+}
+
+/// What stands before every text, where nobody asks for another prompt.
+fn prompt(dir: &Path) -> Result<String, Error> {
+    if !dir.join(PROMPTS).exists() {
+        return Ok(String::new());
+    }
+    let config = object(dir, PROMPTS)?;
+    let name = match config.get("default_prompt_name") {
+        None | Some(Value::Null) => return Ok(String::new()),
+        Some(Value::String(name)) => name,
+        Some(found) => return Err(unlike(PROMPTS, "default_prompt_name", found, "a text")),
+    };
+    match config.get("prompts").and_then(|prompts| prompts.get(name)) {
+        Some(Value::String(prompt)) => Ok(prompt.clone()),
+        found => {
+            let (key, found) = (format!("prompts.{}", shown(name)), found.unwrap_or(&Value::Null));
+            Err(unlike(PROMPTS, key, found, "the text of the default prompt"))
+        }
     }
 }
 

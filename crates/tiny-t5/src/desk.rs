@@ -176,8 +176,11 @@ impl Desk {
             kept.resize_with(sources.len(), Vec::new);
         }
         let ids = &mut kept[..sources.len()];
-        let mut pairs = sources.iter().zip(&mut *ids);
-        let result = pairs.try_for_each(|(source, ids)| ids_into(*source, ids)).map(|()| self.with_slices(ids, call));
+        let mut pairs = sources.iter().zip(&mut *ids).enumerate();
+        let read = pairs.try_for_each(|(i, (source, ids))| {
+            ids_into(*source, ids).map_err(|error| of_source(error, i, sources.len()))
+        });
+        let result = read.map(|()| self.with_slices(ids, call));
         self.kept = kept;
         result
     }

@@ -36,8 +36,11 @@ impl T5 {
     /// # }
     /// ```
     ///
+    /// Of several sequences there is the best, and `logprobs` are not kept. ByT5 was trained with its last bytes, the ids 258, 257, ..., for
+    /// gaps, and not with the sentinels that its tokenizer has: give [`T5::generate`] such ids.
+    ///
     /// # Errors
-    /// As [`T5::generate`]; and where the text has no gap, or the tokenizer no sentinels.
+    /// As [`T5::generate`]; and where the text has no gap, the tokenizer no sentinels, or the caller asks for several sequences.
     pub fn infill(&self, text: &str, options: &Generate) -> Result<Infilled> {
         let tokenizer = self.need_tokenizer()?;
         let sentinels: Vec<u32> = (0..).map_while(|i| tokenizer.sentinel(i)).collect();
@@ -50,6 +53,9 @@ impl T5 {
         let gaps = source.iter().filter_map(gap).max().map_or(0, |last| last + 1);
         if gaps == 0 {
             return Err(Error::input("source", "no gap", "a text with <extra_id_0>, <extra_id_1>, ..."));
+        }
+        if let Some(n) = options.num_return_sequences.filter(|n| *n != 1) {
+            return Err(Error::option("num_return_sequences", n, "1: infill gives one text"));
         }
         let generated = self.generate(&source, options)?;
         let best = generated.sequences.into_iter().next().expect("a search finds a sequence");

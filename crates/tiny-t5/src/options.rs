@@ -207,7 +207,7 @@ macro_rules! generate_options {
 generate_options! {
     /// Most tokens to generate, the end token included; 20 where neither this nor max_length is given.
     max_new_tokens: usize,
-    /// Most tokens of the decoder, the start token included; max_new_tokens goes before it.
+    /// Most tokens of the decoder, the start token included; max_new_tokens goes before it, the checkpoint's own, too.
     max_length: usize,
     /// Fewest tokens to generate before the end token.
     min_new_tokens: usize,

@@ -32,6 +32,9 @@ impl T5 {
     /// # }
     /// ```
     ///
+    /// With int8 weights the two answers' rows are the checkpoint's own, so that the probabilities are nearer to f32's than those of
+    /// [`T5::logits`].
+    ///
     /// # Errors
     /// Where a source or an answer is not valid, or the checkpoint is not for conditional generation.
     pub fn answer_probability(&self, sources: &[Source<'_>], answer: u32, against: u32) -> Result<Vec<f32>> {

@@ -23,6 +23,8 @@ const CHUNK: usize = 64;
 #[derive(Debug, Default)]
 pub(crate) struct Sentence {
     max_seq_length: Option<usize>,
+    do_lower_case: bool,
+    prompt: String,
     dense: Vec<Dense>,
     normalize: bool,
 }
@@ -59,7 +61,8 @@ impl T5 {
     /// the encoder's states, dense layers, division by the Euclidean length; the mean alone, d_model numbers, where there is no
     /// modules.json. The same as one by one, to the bit.
     ///
-    /// A text is cut to the folder's max_seq_length tokens, the end token kept; ids are taken as they are.
+    /// A text gets the folder's default prompt before it, becomes lower case where the folder says so, and is cut to the folder's
+    /// max_seq_length tokens, the end token kept; ids are taken as they are.
     ///
     /// ```no_run
     /// # fn main() -> tiny_t5::Result<()> {
@@ -102,8 +105,19 @@ impl T5 {
         Ok(())
     }
 
-    /// The ids of a source, a text cut to the longest that the folder allows.
+    /// The ids of a source, a text changed and cut as the folder says.
     fn cut(&self, source: Source<'_>, sentence: &Sentence, ids: &mut Vec<u32>) -> Result<()> {
+        let mut changed = String::new();
+        let source = match source {
+            Source::Text(text) if sentence.do_lower_case || !sentence.prompt.is_empty() => {
+                changed.extend([&sentence.prompt, text]);
+                if sentence.do_lower_case {
+                    changed = changed.to_lowercase();
+                }
+                Source::Text(&changed)
+            }
+            source => source,
+        };
         let (Source::Text(text), Some(most)) = (source, sentence.max_seq_length) else {
             return self.ids_into("source", source, ids);
         };
@@ -145,7 +159,8 @@ impl Sentence {
                 tanh: layer.tanh,
             });
         }
-        Ok(Sentence { max_seq_length: modules.max_seq_length, dense, normalize: modules.normalize })
+        let Modules { max_seq_length, do_lower_case, prompt, normalize, .. } = modules;
+        Ok(Sentence { max_seq_length, do_lower_case, prompt, dense, normalize })
     }
 
     /// What stands behind the mean; `out` is a buffer.

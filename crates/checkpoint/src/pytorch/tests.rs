@@ -161,6 +161,18 @@ fn read_strided_view_is_copied_in_row_major_order() {
     assert_eq!(**bytes, [0, 1, 12, 13, 2, 3, 14, 15, 4, 5, 16, 17]);
 }
 
+/// torch marks views whose signs are changed, or that are conjugates, in a dict behind the other arguments.
+#[test]
+fn read_tensor_with_changed_signs_is_refused() {
+    let plain = good_tensor();
+    let with = |more: &[u8]| [&plain[..plain.len() - 2], more, b"tR"].concat();
+    let neg = [b"}".as_slice(), &text("neg"), b"\x88s"].concat();
+    refused(&archive(&dict("x", &with(&neg))), "without metadata");
+    for more in [b"N".as_slice(), b"}"] {
+        assert_eq!(load(&archive(&dict("x", &with(more)))).unwrap().len(), 1);
+    }
+}
+
 #[test]
 fn read_protocol_4_with_metadata_and_wrapping_loads() {
     // OrderedDict([("state_dict", {"x": Parameter(tensor)})]) with attributes, as Python 3.4 and later writes it.

@@ -18,8 +18,8 @@ use tiny_t5_kernels::log_softmax_row;
 
 /// The answers that may be given: [`T5::choices`] makes it, [`Custom::choices`](crate::Custom::choices) takes it.
 ///
-/// Greedy search becomes a ranking: all are scored, and the most probable come first, up to `num_return_sequences`. Sampling
-/// and beams walk inside the list. Where the other rules leave none of the ids that may follow, all of those count alike.
+/// Greedy search becomes a ranking: all are scored, whole, so that no `stopping_criteria` are asked, and the most probable come first, up to
+/// `num_return_sequences`. Sampling and beams walk inside the list. Where the other rules leave none of the ids that may follow, all of those count alike.
 #[derive(Debug, Clone)]
 pub struct Choices {
     /// Sorted, each closed with an end token, with its place in the list given.
@@ -188,7 +188,8 @@ fn sums<'s>(
     search.known(sources * count, known, (0, 0), |sequence, position, scores| {
         let (source, whole) = (sequence / count, whole.get(sequence % count));
         let ids = &whole[..=position];
-        if ids.len() < prompt {
+        // A choice that a rule has forbidden stays so, and what would come behind is asked of nobody.
+        if ids.len() < prompt || sums.all[sequence] == f32::NEG_INFINITY {
             return;
         }
         log_softmax_row(isa, scores);
@@ -231,14 +232,15 @@ pub(super) fn add_chosen(
     sources: &[&[u32]],
     found: &mut [Vec<Found>],
 ) -> Result<()> {
-    let prefix = search.settings.prompt.len() - 1;
+    let (prefix, length_penalty) = (search.settings.prompt.len() - 1, search.settings.length_penalty);
     let sums = sums(search, choices, |source| sources[source], sources.len())?;
     for (sums, found) in sums.of_sources().zip(found) {
         let whole = Whole::of(sums);
         for found in found {
             let ids = &found.ids[prefix.min(found.ids.len())..];
-            let place = choices.all.binary_search_by(|(choice, _)| choice.as_slice().cmp(ids));
-            found.chosen = place.ok().map(|i| Chosen { index: choices.all[i].1, probability: whole.share(sums[i]) });
+            let Ok(i) = choices.all.binary_search_by(|(choice, _)| choice.as_slice().cmp(ids)) else { continue };
+            found.chosen = Some(Chosen { index: choices.all[i].1, probability: whole.share(sums[i]) });
+            found.score.get_or_insert(sums[i] / (ids.len() as f64).powf(length_penalty) as f32);
         }
     }
     search.state.sums = sums;

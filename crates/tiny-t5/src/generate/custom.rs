@@ -52,8 +52,8 @@ impl<'a> Custom<'a> {
         }
     }
 
-    /// Changes the scores `[vocab_size]` of the next token: logits, in beam search log-probabilities. Behind the built-in
-    /// processors and before temperature and what follows it; more than one run in the order given.
+    /// Changes the scores `[vocab_size]` of the next token: logits; log-probabilities in beam search and where choices are scored. Behind
+    /// the built-in processors and before temperature and what follows it; more than one run in the order given.
     #[must_use]
     pub fn logits_processor(mut self, change: impl Fn(&Context<'_>, &mut [f32]) + Send + Sync + 'a) -> Custom<'a> {
         self.logits_processors.push(Box::new(change));

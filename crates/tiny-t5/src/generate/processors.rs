@@ -6,6 +6,7 @@
 use super::custom::Custom;
 use crate::error::{Error, Result};
 use crate::options::Generate;
+use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
 /// What a processor, or a caller's own rule, may look at.
@@ -103,8 +104,12 @@ impl Rules<'_> {
 /// The changes that options ask for, and the places of the caller's own.
 pub(crate) fn of(o: &Generate, eos: &[u32], max_new_tokens: usize) -> Vec<Rule> {
     let mut all: Vec<Rule> = Vec::new();
-    if let Some(biases) = o.sequence_bias.clone() {
-        all.push(SequenceBias(biases).into());
+    if let Some(biases) = &o.sequence_bias {
+        // Of a sequence that stands there twice the last counts, as in transformers, where they are the keys of a dict.
+        let mut seen = HashSet::new();
+        let mut last: Vec<_> = biases.iter().rev().filter(|(sequence, _)| seen.insert(sequence)).cloned().collect();
+        last.reverse();
+        all.push(SequenceBias(last).into());
     }
     if let Some(penalty) = o.encoder_repetition_penalty.filter(|p| *p != 1.0) {
         all.push(EncoderRepetitionPenalty((1.0 / penalty) as f32).into());
@@ -138,7 +143,11 @@ pub(crate) fn of(o: &Generate, eos: &[u32], max_new_tokens: usize) -> Vec<Rule> 
         all.push(RemoveInvalidValues.into());
     }
     if let Some((start, factor)) = o.exponential_decay_length_penalty {
-        all.push(ExponentialDecay { start, factor, eos: eos.to_vec() }.into());
+        let mut eos = eos.to_vec();
+        // An end token that stands there twice grows once.
+        eos.sort_unstable();
+        eos.dedup();
+        all.push(ExponentialDecay { start, factor, eos }.into());
     }
     if let Some(ids) = o.suppress_tokens.clone() {
         all.push(Suppress { at: At::Always, ids }.into());
@@ -161,8 +170,7 @@ impl Processor for SequenceBias {
     fn process(&self, context: &Context<'_>, scores: &mut [f32]) {
         for (sequence, bias) in &self.0 {
             let Some((last, before)) = sequence.split_last() else { continue };
-            // transformers looks at a sequence only once as many ids stand there as it has.
-            if before.is_empty() || sequence.len() <= context.ids.len() && context.ids.ends_with(before) {
+            if context.ids.ends_with(before) {
                 scores[*last as usize] += bias;
             }
         }

@@ -61,11 +61,8 @@ impl Settings {
         let start = o.start(config);
         check_ids(&o, &eos, start, config.vocab_size)?;
         check_numbers(&o)?;
-        // A caller's limit of one kind goes before the checkpoint's of the other.
-        let (new_tokens, max_length) = match (options.max_new_tokens, options.max_length) {
-            (None, Some(length)) => (None, Some(length)),
-            _ => (o.max_new_tokens, o.max_length),
-        };
+        // Whoever gives them, the number of new tokens goes before the length, as in transformers.
+        let (new_tokens, max_length) = (o.max_new_tokens, o.max_length);
         let mut prompt = o.decoder_input_ids.clone().unwrap_or_default();
         if prompt.first() != Some(&start) {
             prompt.insert(0, start);

@@ -113,10 +113,11 @@ fn ascending(scores: &[f32], order: &mut Vec<u32>) {
 fn top_p(isa: Isa, mass: f64, scores: &mut [f32], p: &mut Vec<f32>, order: &mut Vec<u32>) {
     probabilities(isa, scores, p);
     ascending(scores, order);
-    let mut sum = 0f32;
+    // As torch adds them: in doubles, each sum rounded.
+    let mut sum = 0f64;
     for id in &order[..order.len() - 1] {
-        sum += p[*id as usize];
-        if f64::from(sum) > f64::from((1.0 - mass) as f32) {
+        sum += f64::from(p[*id as usize]);
+        if sum as f32 > (1.0 - mass) as f32 {
             break;
         }
         scores[*id as usize] = f32::NEG_INFINITY;
@@ -131,10 +132,10 @@ fn typical_p(isa: Isa, mass: f64, scores: &mut [f32], p: &mut Vec<f32>, shift: &
     shift.clear();
     shift.extend(scores.iter().map(|x| (-(x - log_sum) - entropy as f32).abs()));
     ascending(shift, order);
-    let mut sum = 0f32;
+    let mut sum = 0f64;
     let below = order.iter().take_while(|id| {
-        sum += p[**id as usize];
-        f64::from(sum) < f64::from(mass as f32)
+        sum += f64::from(p[**id as usize]);
+        (sum as f32) < mass as f32
     });
     let last = below.count().min(order.len() - 1);
     let most = shift[order[last] as usize];

@@ -36,12 +36,13 @@ impl ByteTokens {
             }
             new
         };
-        for (text, token) in config.added_tokens_decoder.iter().flatten() {
-            let id = text.parse().map_err(|_| bad(format!("the id {text:?}")))?;
-            add(id, token.added((false, false)));
+        // Nothing is normalized here.
+        let plain = |token: &Token, strips| AddedToken { normalized: false, ..token.added(strips) };
+        let given = config.added(file)?;
+        for (id, token) in &given {
+            add(*id, plain(token, (false, false)));
         }
-        let listed: HashSet<u32> =
-            (config.added_tokens_decoder.iter().flatten()).filter_map(|(text, _)| text.parse().ok()).collect();
+        let listed: HashSet<u32> = given.iter().map(|(id, _)| *id).collect();
         for (id, token, default) in
             [(0, &config.pad_token, "<pad>"), (EOS, &config.eos_token, "</s>"), (UNK, &config.unk_token, "<unk>")]
         {
@@ -51,6 +52,7 @@ impl ByteTokens {
             let token = Token {
                 content: text.to_owned(),
                 strips: token.as_ref().and_then(|token| token.strips),
+                normalized: false,
                 special: true,
             };
             if !listed.contains(&id) {
@@ -60,7 +62,7 @@ impl ByteTokens {
         let mut next = FIRST_EXTRA + listed.iter().filter(|&&id| id >= FIRST_EXTRA).count() as u32;
         let mut append = |token: AddedToken| next += u32::from(add(next, token));
         if config.more_special().next().is_some() {
-            (config.more_special()).for_each(|token| append(token.added((false, false))));
+            (config.more_special()).for_each(|token| append(plain(token, (false, false))));
         } else {
             let sentinels = (0..config.extra_ids.unwrap_or(EXTRA_IDS)).map(sentinel);
             sentinels.map(AddedToken::special).for_each(append);

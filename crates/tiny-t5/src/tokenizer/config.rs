@@ -9,6 +9,8 @@ use std::fmt;
 
 /// Name in errors where no path is known.
 pub(super) const NAME: &str = "tokenizer_config.json";
+/// Where older folders have their added tokens.
+pub(super) const ADDED: &str = "added_tokens.json";
 
 /// Real ones have 1 to 100 KB; parsed, a file takes up to ten times its size.
 const MAX_BYTES: usize = 4 << 20;
@@ -52,6 +54,33 @@ impl Config {
         }
     }
 
+    /// Adds the tokens of an added_tokens.json, where older versions of transformers wrote them: `{"<token>": 32100}`.
+    pub(super) fn add(&mut self, json: &[u8], file: &str) -> Result<(), TokenizerError> {
+        let bad = |found: String| TokenizerError::format(file, found, "added tokens and their ids");
+        if json.len() > MAX_BYTES {
+            return Err(bad(format!("{} bytes", json.len())));
+        }
+        let ids: BTreeMap<String, u32> =
+            serde_json::from_slice(json).map_err(|error| bad(one_line(&error.to_string())))?;
+        let token = |(content, id): (String, u32)| {
+            let special = self.more_special().any(|token| token.content == content);
+            (id.to_string(), Token { content, strips: Some((false, false)), normalized: false, special })
+        };
+        self.added_tokens_decoder = Some(ids.into_iter().map(token).collect());
+        Ok(())
+    }
+
+    /// The added tokens that have ids, in the order of these.
+    pub(super) fn added(&self, file: &str) -> Result<Vec<(u32, &Token)>, TokenizerError> {
+        let id = |text: &String| {
+            text.parse().map_err(|_| TokenizerError::format(file, format!("the id {text:?}"), "ids of added tokens"))
+        };
+        let all = self.added_tokens_decoder.iter().flatten().map(|(text, token)| Ok((id(text)?, token)));
+        let mut all = all.collect::<Result<Vec<_>, _>>()?;
+        all.sort_by_key(|(id, _)| *id);
+        Ok(all)
+    }
+
     /// Special tokens beyond end, padding and unknown, in the file's order.
     pub(super) fn more_special(&self) -> impl Iterator<Item = &Token> {
         let lists = [&self.additional_special_tokens, &self.extra_special_tokens];
@@ -64,6 +93,8 @@ pub(super) struct Token {
     pub content: String,
     /// `None` where only the text is given.
     pub strips: Option<(bool, bool)>,
+    /// It is looked for in the normalized text.
+    pub normalized: bool,
     pub special: bool,
 }
 
@@ -71,7 +102,8 @@ impl Token {
     /// `strips` is what a token class does where the file gives only a text.
     pub(super) fn added(&self, strips: (bool, bool)) -> AddedToken {
         let (lstrip, rstrip) = self.strips.unwrap_or(strips);
-        AddedToken { content: self.content.clone(), lstrip, rstrip, normalized: false, special: self.special }
+        let (content, normalized, special) = (self.content.clone(), self.normalized, self.special);
+        AddedToken { content, lstrip, rstrip, normalized, special }
     }
 }
 
@@ -86,16 +118,17 @@ impl<'de> Deserialize<'de> for Token {
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<Token, E> {
-                Ok(Token { content: text.to_owned(), strips: None, special: true })
+                Ok(Token { content: text.to_owned(), strips: None, normalized: false, special: true })
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Token, A::Error> {
-                let (mut content, mut left, mut right, mut special) = (None, false, false, true);
+                let (mut content, mut left, mut right, mut normalized, mut special) = (None, false, false, false, true);
                 while let Some(key) = map.next_key::<String>()? {
                     match key.as_str() {
                         "content" => content = Some(map.next_value()?),
                         "lstrip" => left = map.next_value()?,
                         "rstrip" => right = map.next_value()?,
+                        "normalized" => normalized = map.next_value()?,
                         "special" => special = map.next_value()?,
                         _ => drop(map.next_value::<IgnoredAny>()?),
                     }
@@ -103,6 +136,7 @@ impl<'de> Deserialize<'de> for Token {
                 Ok(Token {
                     content: content.ok_or_else(|| A::Error::missing_field("content"))?,
                     strips: Some((left, right)),
+                    normalized,
                     special,
                 })
             }

@@ -120,11 +120,16 @@ impl Tokenizer {
         let path = |name: &str| dir.join(name);
         let shown = |name: &str| path(name).display().to_string();
         let config = read(path(config::NAME))?;
-        let config = Config::parse(config.as_ref().map(AsRef::as_ref), &shown(config::NAME))?;
+        let mut config = Config::parse(config.as_ref().map(AsRef::as_ref), &shown(config::NAME))?;
         if let Some(json) = read(path("tokenizer.json"))? {
             return Self::json(json.as_ref(), &config, &shown("tokenizer.json")).map(Some);
         }
         if let Some(model) = read(path("spiece.model"))? {
+            if config.added_tokens_decoder.is_none()
+                && let Some(json) = read(path(config::ADDED))?
+            {
+                config.add(json.as_ref(), &shown(config::ADDED))?;
+            }
             return Self::spiece(model.as_ref(), &config, &shown("spiece.model")).map(Some);
         }
         let is_byt5 = match (config.tokenizer_class.as_deref()).or(hint.tokenizer_class) {
@@ -320,9 +325,10 @@ impl Tokenizer {
         }
     }
 
-    /// The id of `<extra_id_i>`.
+    /// The id of `<extra_id_i>`; in mT5's vocabulary it is a piece with a blank before it.
     pub fn sentinel(&self, i: usize) -> Option<u32> {
-        self.token_to_id(&spiece::sentinel(i))
+        let token = spiece::sentinel(i);
+        self.token_to_id(&token).or_else(|| self.token_to_id(&format!("▁{token}")))
     }
 
     /// The id that stands for characters without a token.

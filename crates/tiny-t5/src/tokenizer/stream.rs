@@ -96,6 +96,10 @@ impl<'a> TextStream<'a> {
             #[cfg(feature = "tokenizer")]
             (Inner::Crate(inner), State::Crate { ids, done }) => {
                 ids.push(id);
+                // A run of bytes that are no character in the end shows as U+FFFD from its beginning.
+                if inner.token(id).is_some_and(|token| is_byte(&token)) {
+                    return Ok(());
+                }
                 let text = inner.decode(ids, self.skip_special)?;
                 let whole = text.trim_end_matches('\u{fffd}');
                 let new = whole.strip_prefix(done.as_str()).unwrap_or_default();
@@ -108,6 +112,13 @@ impl<'a> TextStream<'a> {
         }
         Ok(())
     }
+}
+
+/// Whether a token stands for a byte, as `<0x0A>` does.
+#[cfg(feature = "tokenizer")]
+fn is_byte(token: &str) -> bool {
+    let digits = token.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
+    digits.is_some_and(|digits| digits.len() == 2 && u8::from_str_radix(digits, 16).is_ok())
 }
 
 /// Text that waited for an id which did not come.

@@ -486,7 +486,7 @@ fn classify_sequence_without_end_token_names_it() {
 
 #[test]
 fn generate_absurd_numbers_names_the_option_and_its_range() {
-    let t5 = open(RELU);
+    let (t5, limited) = (open(RELU), embedded());
     let default = Generate::default;
     for n in [0, 1_000_000_000, usize::MAX] {
         let found = n.to_string();
@@ -503,6 +503,8 @@ fn generate_absurd_numbers_names_the_option_and_its_range() {
         assert_option_refused(&t5, &options, &["max_new_tokens", &found, "expected 1 to"]);
         let options = Generate { max_length: Some(n), ..default() };
         assert_option_refused(&t5, &options, &["max_length", &found, "expected 2 to"]);
+        // Here the checkpoint's own limit is of the other kind.
+        assert_option_refused(&limited, &options, &["max_length", &found, "expected 2 to"]);
     }
     for (beams, sequences) in [(1, 2), (2, 3)] {
         let options = Generate { num_return_sequences: Some(sequences), num_beams: Some(beams), ..default() };

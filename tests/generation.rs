@@ -484,6 +484,10 @@ fn lists_are_batches_and_errors_name_their_source() {
     for error in [t5.embed_batch(&wrong).unwrap_err(), t5.answer_probability(&wrong, 5, 6).unwrap_err()] {
         assert!(error.to_string().starts_with("source 2: found id 99999"), "{error}");
     }
+    // However many of them are in memory together.
+    let many: Vec<Source<'_>> = std::iter::repeat_n("a".into(), 70).chain([Source::Ids(&[99_999])]).collect();
+    let error = t5.embed_batch(&many).unwrap_err().to_string();
+    assert!(error.starts_with("source 71: found id 99999"), "{error}");
     let caught = std::panic::catch_unwind(|| t5.generate("hello", &Generate::default()).unwrap());
     assert!(caught.is_ok());
     let error = t5.infill("The <extra_id_0> sat", &options).unwrap_err().to_string();
@@ -509,22 +513,27 @@ fn options_count_as_in_transformers() {
         assert_ne!(first(&beams(biased(vec![(vec![other], 500.0), (vec![other], -500.0)]))), other);
         let bad = Generate { bad_words_ids: Some(vec![vec![start, plain]]), ..default() };
         assert_ne!(first(&beams(bad)), plain);
-        let decay = |eos: Vec<u32>| {
-            let decay = Some((0, 1.3));
-            beams(Generate { exponential_decay_length_penalty: decay, eos_token_id: Some(eos.into()), ..default() })
-        };
-        let ids = |options: &Generate| {
-            let options = Generate { max_new_tokens: Some(20), ..options.clone() };
-            t5.generate(&[5, 8, 1], &options).unwrap().sequences.remove(0)
-        };
-        // Among beams an end token that stands there twice makes room for more candidates, so that only the search of one is the same.
-        if num_beams == 1 {
-            assert_eq!(ids(&decay(vec![1, 1])), ids(&decay(vec![1])));
-        }
     }
+    let decay = |eos: &[u32], factor| {
+        let options = Generate {
+            exponential_decay_length_penalty: Some((0, factor)),
+            eos_token_id: Some(eos.to_vec().into()),
+            max_new_tokens: Some(60),
+            ..default()
+        };
+        t5.generate(&[5, 8, 1], &options).unwrap().sequences.remove(0).ids.len()
+    };
+    let lengths = [1.01, 1.02, 1.05, 1.1, 1.2].map(|factor| [decay(&[1], factor), decay(&[1, 1], factor)]);
+    assert!(lengths.iter().all(|[once, twice]| once == twice), "{lengths:?}");
+    assert!(lengths[0][0] > lengths[4][0], "{lengths:?}");
     std::fs::write(folder.write().join("generation_config.json"), r#"{"max_new_tokens": 3, "eos_token_id": 1}"#)
         .unwrap();
     let limited = folder.open().unwrap();
     let options = Generate { max_length: Some(9), min_length: Some(9), ..Generate::default() };
     assert_eq!(limited.generate(&[5, 8, 1], &options).unwrap().sequences[0].ids.len(), 3);
+    // Choices have room, whatever the checkpoint's limit.
+    let choices = limited.choices(&[(&[5, 6, 7, 8, 9]).into()]).unwrap();
+    let options = Generate { max_length: Some(100), ..Generate::default() };
+    let chosen = limited.generate_with(&[5, 8, 1], &options, &Custom::new().choices(&choices)).unwrap();
+    assert_eq!(chosen.sequences[0].ids, [5, 6, 7, 8, 9, 1]);
 }

@@ -281,6 +281,11 @@ fn embed_changes_a_text_as_the_folder_says() {
     assert_eq!(cut.embed("abcdefghij").unwrap(), plain.embed(&ids("abcde")).unwrap());
     let error = open(json!({}), prompts("passage".into())).embed("a").unwrap_err().to_string();
     assert!(error.starts_with("config_sentence_transformers.json: prompts.passage is null"), "{error}");
+    let pooling = json!({"pooling_mode_mean_tokens": true, "include_prompt": false});
+    write_json(folder.path(), "1_Pooling/config.json", &pooling);
+    let error = open(json!({}), prompts("query".into())).embed("a").unwrap_err().to_string();
+    assert!(error.starts_with("1_Pooling/config.json: include_prompt is false"), "{error}");
+    assert!(open(json!({}), prompts("document".into())).embed("a").is_ok());
     let error = open(json!({"do_lower_case": 1}), json!({})).embed("a").unwrap_err().to_string();
     assert!(error.starts_with("sentence_bert_config.json: do_lower_case is 1"), "{error}");
 }

@@ -305,8 +305,16 @@ fn spiece_with_added_tokens() {
     let tokenizer = open().unwrap();
     assert_eq!(tokenizer.encode("<ctx><b>").unwrap(), [32100, 32101, 1]);
     assert_eq!(tokenizer.decode(&[32100, 1], true).unwrap(), "<ctx>");
-    write("added_tokens.json", r#"{"<b>": "x"}"#);
-    assert!(open().unwrap_err().to_string().contains("added_tokens.json"));
+    // One that is not special is looked for in the normalized text, which has no full-width letters.
+    assert_eq!(tokenizer.encode("＜ctx＞").unwrap(), [32100, 1]);
+    write("special_tokens_map.json", r#"{"additional_special_tokens": ["<ctx>"]}"#);
+    let tokenizer = open().unwrap();
+    assert_eq!(tokenizer.decode(&[32100, 32101, 1], true).unwrap(), "<b>");
+    assert_ne!(tokenizer.encode("＜ctx＞").unwrap(), [32100, 1]);
+    for bad in [r#"{"<b>": "x"}"#, r#"{"<a>": 32100, "<b>": 32100}"#] {
+        write("added_tokens.json", bad);
+        assert!(open().unwrap_err().to_string().contains("added_tokens.json"));
+    }
     // Where tokenizer_config.json has them that file counts for nothing.
     let config = |tokens: &[String], special: &str| {
         write(

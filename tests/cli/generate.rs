@@ -431,13 +431,16 @@ fn cli_notes_are_one_line_for_all_sources() {
     }
     let (_, _, err) = run(with_golden("v1_0-relu-tied", &["--input-ids", "1", "--max-new-tokens", "20"]));
     assert_eq!(err, "", "a limit that was asked for is no news");
+    let (_, out, err) = run(tiny_t5(&["--max-length", "3", "hello"]));
+    assert!(err.starts_with("note: --max-length gives way to the checkpoint's own max_new_tokens"), "{err}");
+    assert_eq!(out, answer(&["hello"]));
     let (_, _, err) = run(tiny_t5(&["--max-time", "0.000001", "one", "two"]));
     assert_eq!(err, "note: 2 sequences were stopped by the limit of time, max_time\n");
     let (_, _, err) = run(tiny_t5(&["score", "--target", "日", "日本"]));
-    assert!(err.starts_with("note: 2 sources have characters"), "{err}");
+    assert!(err.starts_with("note: 2 texts have characters"), "{err}");
     let (code, _, err) = run(tiny_t5(&["日本", "a日", "plain"]));
     assert_eq!((code, err.lines().count()), (0, 1), "{err}");
-    assert!(err.starts_with("note: 2 sources have characters"), "{err}");
+    assert!(err.starts_with("note: 2 texts have characters"), "{err}");
     assert_eq!(run(tiny_t5(&["--input-ids", "2,1"])).2, "", "ids are what was asked for");
     let gaps = ["infill", "a <extra_id_0> walks"];
     let (_, _, err) = run(with_golden("byt5-shape", &gaps));

@@ -228,7 +228,16 @@ fn cli_report_writes_one_page_that_loads_nothing() {
 fn cli_report_leaves_no_process_behind() {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tiny-t5"));
     command.args(["report", QUICK, "--threads", "1", "--budget", "60s"]).stdout(std::process::Stdio::null());
-    let mut report = command.spawn().unwrap();
+    /// Killed, whatever becomes of the test.
+    struct Killed(std::process::Child);
+    impl Drop for Killed {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+    let report = Killed(command.spawn().unwrap());
+    let id = report.0.id();
     // The parent stands third behind a process's name in parentheses.
     let parent = |process: &str| {
         let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
@@ -237,10 +246,10 @@ fn cli_report_leaves_no_process_behind() {
     let child = || {
         let processes = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().file_name());
         let mut processes = processes.map(|name| name.to_string_lossy().into_owned());
-        processes.find(|process| parent(process) == Some(report.id()))
+        processes.find(|process| parent(process) == Some(id))
     };
     let until = |done: &dyn Fn() -> bool| {
-        for _ in 0..1000 {
+        for _ in 0..4000 {
             if done() {
                 return true;
             }
@@ -250,8 +259,7 @@ fn cli_report_leaves_no_process_behind() {
     };
     assert!(until(&|| child().is_some()));
     let child = child().unwrap();
-    report.kill().unwrap();
-    report.wait().unwrap();
+    drop(report);
     // A process that ended and that nobody waited for has no command line.
     let runs = || std::fs::read(format!("/proc/{child}/cmdline")).is_ok_and(|line| !line.is_empty());
     assert!(until(&|| !runs()), "process {child}");
@@ -275,8 +283,21 @@ fn cli_report_leaves_out_what_has_no_room() {
     fails(&["report", "--model", "no/such/folder", "--budget", "1s"], 1, &["no/such/folder"]);
     // What can be measured is, and what cannot is an error all the same; a page there is stays whole until there is another.
     std::fs::write(&page, "old").unwrap();
-    let args =
-        ["report", QUICK, "--model", "no/such/folder", "--threads", "1", "--budget", "5s", "--csv", "--out", &page];
+    let args = [
+        "report",
+        QUICK,
+        "--model",
+        "no/such/folder",
+        "--threads",
+        "1",
+        "--target",
+        "2",
+        "--budget",
+        "20s",
+        "--csv",
+        "--out",
+        &page,
+    ];
     let (code, out, errors) = run(tiny_t5(&args));
     assert_eq!((code, out.lines().count()), (1, 2), "{errors}");
     assert!(errors.contains("error: no/such/folder"), "{errors}");

@@ -117,7 +117,7 @@ impl Modules {
             match kind.rsplit('.').next() {
                 Some("Transformer") if i == 0 && path.is_empty() => {}
                 Some("Pooling") if i == 1 && inside => {
-                    mean_alone(dir, &format!("{path}/config.json"))?;
+                    mean_alone(dir, &format!("{path}/config.json"), !modules.prompt.is_empty())?;
                     pooled = true;
                 }
                 Some("Dense") if pooled && !modules.normalize && inside => {
@@ -203,9 +203,12 @@ fn prompt(dir: &Path) -> Result<String, Error> {
     }
 }
 
-/// Checks that the pooling is the mean over all tokens and nothing else.
-fn mean_alone(dir: &Path, file: &str) -> Result<(), Error> {
+/// Checks that the pooling is the mean over all tokens, those of a prompt too, and nothing else.
+fn mean_alone(dir: &Path, file: &str, has_prompt: bool) -> Result<(), Error> {
     let config = object(dir, file)?;
+    if let Some(found @ Value::Bool(false)) = config.get("include_prompt").filter(|_| has_prompt) {
+        return Err(unlike(file, "include_prompt", found, "true: the mean of all tokens is what is computed"));
+    }
     for (key, value) in config.iter().filter(|(key, _)| key.starts_with("pooling_mode_")) {
         let expected = key == "pooling_mode_mean_tokens";
         if value.as_bool() != Some(expected) {

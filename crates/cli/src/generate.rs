@@ -4,7 +4,7 @@ use crate::args::ModelArgs;
 use crate::failure::Failure;
 use crate::input::{Given, SourceArgs, Sources, answer_all};
 use crate::options::{AFTER_OPTIONS, Options};
-use crate::output::{Notes, joined, named, rounded};
+use crate::output::{Notes, joined, named, rounded, say};
 use serde::Serialize;
 use serde_json::Value;
 use std::borrow::Cow;
@@ -136,6 +136,14 @@ pub(crate) fn run(args: Box<Args>) -> Result<(), Failure> {
     let Args { sources, model, options, choices, stream } = *args;
     let sources = sources.open()?;
     let t5 = model.open(sources.is_one())?;
+    if let (Some(_), None, Some(most)) =
+        (options.generate.max_length, options.generate.max_new_tokens, t5.generation_defaults().max_new_tokens)
+    {
+        say(
+            "note",
+            &format!("--max-length gives way to the checkpoint's own max_new_tokens, {most}, as in transformers"),
+        );
+    }
     let choices = choices.map(|Choices(all)| t5.choices(&all.iter().map(Given::as_source).collect::<Vec<_>>()));
     let choices = choices.transpose().map_err(|error| match error {
         error @ Error::Input { .. } => {

@@ -124,7 +124,7 @@ impl Notes {
     /// Says what there is to say.
     pub(crate) fn print(&self) {
         if self.unknown > 0 {
-            let what = counted(self.unknown, "source has", "sources have");
+            let what = counted(self.unknown, "text has", "texts have");
             say(
                 "note",
                 &format!(

@@ -164,10 +164,11 @@ impl Desk {
         result
     }
 
-    /// Calls with the sources' ids, in lists that stay here.
+    /// Calls with the sources' ids, in lists that stay here; `(first, count)` is the place of the first of them among all of the call.
     pub(crate) fn with_kept_ids<R>(
         &mut self,
         sources: &[Source<'_>],
+        (first, count): (usize, usize),
         ids_into: impl Fn(Source<'_>, &mut Vec<u32>) -> Result<()>,
         call: impl FnOnce(&mut Desk, &[&[u32]]) -> R,
     ) -> Result<R> {
@@ -178,7 +179,7 @@ impl Desk {
         let ids = &mut kept[..sources.len()];
         let mut pairs = sources.iter().zip(&mut *ids).enumerate();
         let read = pairs.try_for_each(|(i, (source, ids))| {
-            ids_into(*source, ids).map_err(|error| of_source(error, i, sources.len()))
+            ids_into(*source, ids).map_err(|error| of_source(error, first + i, count))
         });
         let result = read.map(|()| self.with_slices(ids, call));
         self.kept = kept;

@@ -36,8 +36,8 @@ impl T5 {
     /// # }
     /// ```
     ///
-    /// Of several sequences there is the best, and `logprobs` are not kept. ByT5 was trained with its last bytes, the ids 258, 257, ..., for
-    /// gaps, and not with the sentinels that its tokenizer has: give [`T5::generate`] such ids.
+    /// `logprobs` are not kept. ByT5 was trained with its last bytes, the ids 258, 257, ..., for gaps, and not with the sentinels that
+    /// its tokenizer has: give [`T5::generate`] such ids.
     ///
     /// # Errors
     /// As [`T5::generate`]; and where the text has no gap, the tokenizer no sentinels, or the caller asks for several sequences.

@@ -371,7 +371,7 @@ impl Generate {
     /// What is expected of a key that transformers' `generate()` knows and this library lacks.
     fn elsewhere(name: &str) -> Option<&'static str> {
         if NEUTRAL.contains(&name) || changes_ids(name, &Value::Null) {
-            return Some("absent: it would change the ids and is not supported");
+            return Some(ABSENT);
         }
         HARMLESS.contains(&name).then_some("absent: nothing here depends on it")
     }
@@ -408,7 +408,7 @@ impl Generate {
             if Self::OPTIONS.iter().any(|(option, ..)| option == key) {
                 options.set(key, value).map_err(in_file)?;
             } else if changes_ids(key, value) {
-                return Err(in_file(Error::option(key, value, "absent: it would change the ids and is not supported")));
+                return Err(in_file(Error::option(key, value, ABSENT)));
             } else if strangers && !HARMLESS.contains(&key.as_str()) && !NEUTRAL.contains(&key.as_str()) {
                 notes.push(format!("{file}: {} is ignored", one_line(key)));
             }
@@ -416,6 +416,9 @@ impl Generate {
         Ok((options, notes))
     }
 }
+
+/// What is expected of keys that are not computed here.
+const ABSENT: &str = "absent: it would change the ids and is not supported";
 
 /// Keys that `changes_ids` knows: with the values that they have here they are no news.
 const NEUTRAL: &[&str] = &["num_beam_groups", "diversity_penalty", "guidance_scale", "token_healing"];

@@ -55,7 +55,7 @@ impl T5 {
         self.check_ids("decoder_start_token_id", &[start])?;
         let mut probabilities = Vec::with_capacity(sources.len());
         let ids_into = |source: Source<'_>, ids: &mut Vec<u32>| self.ids_into("source", source, ids);
-        desk.with_kept_ids(sources, ids_into, |desk, ids| {
+        desk.with_kept_ids(sources, (0, sources.len()), ids_into, |desk, ids| {
             desk.run(self, |exec, state| {
                 let State { scratch, encoder, decoder: decoding, feeds, ids: starts, vector, .. } = state;
                 for batch in groups(ids, BATCH_TOKENS) {

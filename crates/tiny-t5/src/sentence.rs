@@ -85,9 +85,9 @@ impl T5 {
     pub(crate) fn embed_at(&self, desk: &mut Desk, sources: &[Source<'_>], all: &mut Vec<Vec<f32>>) -> Result<()> {
         let sentence = self.sentence()?;
         all.reserve_exact(sources.len());
-        for sources in sources.chunks(CHUNK) {
+        for (i, chunk) in sources.chunks(CHUNK).enumerate() {
             let cut = |source: Source<'_>, ids: &mut Vec<u32>| self.cut(source, sentence, ids);
-            desk.with_kept_ids(sources, cut, |desk, ids| {
+            desk.with_kept_ids(chunk, (i * CHUNK, sources.len()), cut, |desk, ids| {
                 desk.run(self, |exec, state| {
                     let mut buffers = (std::mem::take(&mut state.vector), std::mem::take(&mut state.logits));
                     encode_each(self, exec, state, ids, |rows, count| {

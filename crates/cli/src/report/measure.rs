@@ -380,3 +380,17 @@ fn timed<R>(call: impl FnOnce() -> R) -> (R, f64) {
     let result = call();
     (result, start.elapsed().as_secs_f64() * 1e3)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::quantile;
+
+    #[test]
+    fn quantiles_lie_on_lines_between_values() {
+        assert!(quantile(&[], 0.5).is_nan());
+        assert_eq!([0.25, 0.5, 0.75].map(|share| quantile(&[7.0], share)), [7.0; 3]);
+        assert_eq!([0.0, 0.25, 0.5, 0.75, 1.0].map(|share| quantile(&[1.0, 3.0], share)), [1.0, 1.5, 2.0, 2.5, 3.0]);
+        assert_eq!([0.25, 0.5, 0.75].map(|share| quantile(&[1.0, 2.0, 4.0, 8.0, 9.0], share)), [2.0, 4.0, 8.0]);
+        assert_eq!([0.25, 0.5].map(|share| quantile(&[1.0, 2.0, 4.0, 8.0], share)), [1.75, 3.0]);
+    }
+}

@@ -140,7 +140,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     };
     let bar = progress(args.budget);
     let mut calibrations = Calibrations::default();
-    // What somebody named and what could not be measured.
+    // The first of those skipped that somebody named and that could not be measured.
     let mut failed = None;
     let all = plan.jobs.len();
     for (i, mut job) in plan.jobs.into_iter().enumerate() {
@@ -164,7 +164,9 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
                 report.shapes.push(row);
             }
             Err(why) => {
-                failed.get_or_insert_with(|| Failure::Other(about(&job.name, &why)));
+                if !is_default {
+                    failed.get_or_insert(report.skipped.len());
+                }
                 report.skipped.push(Skipped::new(&job, why));
             }
         }
@@ -173,7 +175,8 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     report.seconds = start.elapsed().as_secs_f64();
     report.machine.load_average[1] = load_average();
     if report.shapes.is_empty() {
-        let why = report.skipped.first().map_or_else(|| "no shape".into(), |s| about(&s.name, &s.why));
+        let first = report.skipped.get(failed.unwrap_or(0));
+        let why = first.map_or_else(|| "no shape".into(), |s| about(&s.name, &s.why));
         return Err(Failure::Other(format!("nothing was measured: {why}")));
     }
     // Each is worth having where the other cannot be written.
@@ -186,18 +189,20 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
             say("note", &format!("{count} more shapes wait for a larger --budget; --json names them"));
         }
         false => {
-            let left_out = |s: &Skipped| say("note", &format!("left out, {}: {}", s.dtype, about(&s.name, &s.why)));
-            report.skipped.iter().for_each(left_out);
+            for (_, s) in report.skipped.iter().enumerate().filter(|(i, _)| failed != Some(*i)) {
+                say("note", &format!("left out, {}: {}", s.dtype, about(&s.name, &s.why)));
+            }
         }
     }
     if report.seconds > 1.1 * report.budget_seconds + 1.0 {
         let (took, budget) = (report.seconds, report.budget_seconds);
         say(
             "note",
-            &format!("took {took:.0} s, more than the budget of {budget} s: a shape is measured twice at least"),
+            &format!("took {took:.0} s, more than the budget of {budget} s: each shape is measured twice at least"),
         );
     }
-    page.and(printed).and(failed.map_or(Ok(()), Err))
+    let failed = failed.map(|i| &report.skipped[i]).map(|s| Failure::Other(about(&s.name, &s.why)));
+    page.and(failed.map_or(Ok(()), Err)).and(printed)
 }
 
 /// Prints the results.
@@ -218,7 +223,10 @@ fn print(args: &Args, report: &Report) -> Result<(), Failure> {
 
 /// Why a shape was not measured, with its name.
 fn about(name: &str, why: &str) -> String {
-    if why.starts_with(name) { why.to_owned() } else { format!("{name}: {why}") }
+    match why.strip_prefix(name) {
+        Some(rest) if rest.starts_with(':') => why.to_owned(),
+        _ => format!("{name}: {why}"),
+    }
 }
 
 /// The last calibration of each width and number of threads, and what one took. A kept one may be of another hour, with other work

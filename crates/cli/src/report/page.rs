@@ -6,6 +6,7 @@ use super::plots::{self, Picture, short};
 use crate::failure::Failure;
 use crate::info::grouped;
 use askama::Template;
+use std::io::ErrorKind;
 use std::path::Path;
 
 #[derive(Template)]
@@ -102,12 +103,22 @@ pub(super) fn write(report: &Report, path: &Path) -> Result<(), Failure> {
         return std::fs::write(place, html).map_err(|e| failure(path, &e));
     }
     let mut part = place.clone().into_os_string();
-    part.push(".part");
-    let written = std::fs::write(&part, html).and_then(|()| std::fs::rename(&part, place));
-    written.map_err(|e| {
+    part.push(format!(".{}.part", std::process::id()));
+    let written = match std::fs::write(&part, &html) {
+        Ok(()) => std::fs::rename(&part, &place),
+        Err(e) => Err(e),
+    };
+    let written = written.or_else(|e| {
         let _ = std::fs::remove_file(&part); // it is of no use to anybody
-        failure(path, &e)
-    })
+        match e.kind() {
+            // Some files can be written where none can be put beside them or into their place.
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem | ErrorKind::ResourceBusy => {
+                std::fs::write(place, html)
+            }
+            _ => Err(e),
+        }
+    });
+    written.map_err(|e| failure(path, &e))
 }
 
 fn html(report: &Report) -> Result<String, String> {

@@ -369,7 +369,7 @@ impl Isa {
         })
     }
 
-    /// The one that the environment variable `TINY_T5_ISA` names, or else the best.
+    /// The one that the environment variable `TINY_T5_ISA` names, or else, and where that is empty, the best.
     ///
     /// # Errors
     /// [`UnknownIsa`] where the name is not known or this processor lacks it; it lists those it has.

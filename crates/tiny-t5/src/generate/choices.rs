@@ -18,8 +18,8 @@ use tiny_t5_kernels::log_softmax_row;
 
 /// The answers that may be given: [`T5::choices`] makes it, [`Custom::choices`](crate::Custom::choices) takes it.
 ///
-/// Greedy search becomes a ranking: all are scored, whole, so that no `stopping_criteria` are asked, and the most probable come first, up to
-/// `num_return_sequences`. Sampling and beams walk inside the list. Where the other rules leave none of the ids that may follow, all of those count alike.
+/// Greedy search becomes a ranking: all are scored, whole, so that no `stopping_criteria` are asked, and the most probable come
+/// first, up to `num_return_sequences`. Sampling and beams walk inside the list. Where the other rules leave none of the ids that may follow, all of those count alike.
 #[derive(Debug, Clone)]
 pub struct Choices {
     /// Sorted, each closed with an end token, with its place in the list given.
@@ -240,7 +240,8 @@ pub(super) fn add_chosen(
             let ids = &found.ids[prefix.min(found.ids.len())..];
             let Ok(i) = choices.all.binary_search_by(|(choice, _)| choice.as_slice().cmp(ids)) else { continue };
             found.chosen = Some(Chosen { index: choices.all[i].1, probability: whole.share(sums[i]) });
-            found.score.get_or_insert(sums[i] / (ids.len() as f64).powf(length_penalty) as f32);
+            let score = sums[i] / (ids.len() as f64).powf(length_penalty) as f32;
+            found.score = found.score.or(Some(score).filter(|score| score.is_finite()));
         }
     }
     search.state.sums = sums;

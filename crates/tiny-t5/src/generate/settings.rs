@@ -67,6 +67,13 @@ impl Settings {
         if prompt.first() != Some(&start) {
             prompt.insert(0, start);
         }
+        // One that a checkpoint's max_new_tokens goes before has to be possible all the same.
+        let lengths = prompt.len() + 1..=prompt.len() + MAX_TOKENS;
+        if let (Some(length), None) = (options.max_length, options.max_new_tokens)
+            && !lengths.contains(&length)
+        {
+            return Err(Error::option("max_length", length, format!("{} to {}", lengths.start(), lengths.end())));
+        }
         let limit = new_tokens.or(max_length.map(|length| length.saturating_sub(prompt.len())));
         let mut max_new_tokens = limit.unwrap_or(20);
         if let Some(Closed { eos: end, longest, largest, .. }) = closed {
@@ -79,7 +86,7 @@ impl Settings {
                 return Err(Error::option("eos_token_id", format!("{eos:?}"), expected));
             }
             // The checkpoint's limit is none for them.
-            let given = options.max_new_tokens.or(options.max_length);
+            let given = options.max_new_tokens.or(options.max_length.filter(|_| new_tokens.is_none()));
             if given.is_some() && max_new_tokens < longest {
                 let option = if options.max_new_tokens.is_some() { "max_new_tokens" } else { "max_length" };
                 let expected = format!("room for the {longest} tokens of the longest choice");

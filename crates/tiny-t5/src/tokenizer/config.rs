@@ -1,16 +1,17 @@
 //! tokenizer_config.json: the few keys that change ids or text.
 
 use super::added::AddedToken;
-use super::error::{TokenizerError, one_line};
+use super::error::{TokenizerError, one_line, quoted};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
 /// Name in errors where no path is known.
 pub(super) const NAME: &str = "tokenizer_config.json";
-/// Where older folders have their added tokens.
+/// Where older folders have their added tokens, and which tokens are special.
 pub(super) const ADDED: &str = "added_tokens.json";
+pub(super) const SPECIAL: &str = "special_tokens_map.json";
 
 /// Real ones have 1 to 100 KB; parsed, a file takes up to ten times its size.
 const MAX_BYTES: usize = 4 << 20;
@@ -62,11 +63,26 @@ impl Config {
         }
         let ids: BTreeMap<String, u32> =
             serde_json::from_slice(json).map_err(|error| bad(one_line(&error.to_string())))?;
-        let token = |(content, id): (String, u32)| {
-            let special = self.more_special().any(|token| token.content == content);
-            (id.to_string(), Token { content, strips: Some((false, false)), normalized: false, special })
-        };
-        self.added_tokens_decoder = Some(ids.into_iter().map(token).collect());
+        let named = [&self.eos_token, &self.pad_token, &self.unk_token].into_iter().flatten();
+        let special: HashSet<&str> = named.chain(self.more_special()).map(|token| token.content.as_str()).collect();
+        let mut tokens = BTreeMap::new();
+        for (content, id) in ids {
+            let special = special.contains(content.as_str());
+            let token = Token { content, strips: Some((false, false)), normalized: !special, special };
+            if let Some(other) = tokens.insert(id.to_string(), token) {
+                return Err(bad(format!("the id {id} of {} and of another", quoted(&other.content))));
+            }
+        }
+        self.added_tokens_decoder = Some(tokens);
+        Ok(())
+    }
+
+    /// Adds the special tokens of a special_tokens_map.json, where older folders may have them alone.
+    pub(super) fn add_special(&mut self, json: &[u8], file: &str) -> Result<(), TokenizerError> {
+        let map = Self::parse(Some(json), file)?;
+        if self.more_special().next().is_none() {
+            self.additional_special_tokens = map.additional_special_tokens;
+        }
         Ok(())
     }
 

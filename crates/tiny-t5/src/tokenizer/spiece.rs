@@ -3,7 +3,8 @@
 //!
 //! Read alone it becomes what transformers 5 makes of it as `T5Tokenizer`: the character map,
 //! white space split, a blank before every word, the sentinels appended, then the added tokens of
-//! tokenizer_config.json or added_tokens.json, `</s>` at the end. Like there, `add_dummy_prefix` and `remove_extra_whitespaces` change nothing, and pieces for single
+//! tokenizer_config.json or added_tokens.json, `</s>` at the end. Like
+//! there, `add_dummy_prefix` and `remove_extra_whitespaces` change nothing, and pieces for single
 //! bytes are ordinary pieces: a character without a piece is unknown.
 
 use super::added::{AddedToken, AddedTokens};

@@ -7,7 +7,7 @@ use super::{Inner, Tokenizer, TokenizerError, cleanup};
 /// with that of [`finish`](Self::finish) are together what [`Tokenizer::decode`] makes of all ids.
 ///
 /// A blank comes with the word behind it, as SentencePiece has it, so a stream does not end in one;
-/// bytes wait until they are a character; where the checkpoint asks for
+/// bytes wait until they are a character, byte tokens of other tokenizers until their run ends; where the checkpoint asks for
 /// `clean_up_tokenization_spaces`, a word waits for the next one.
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
@@ -28,7 +28,7 @@ enum State {
     Tokens(usize),
     /// Bytes that are no character yet.
     Bytes(Vec<u8>),
-    /// All ids, and the length of the text that is out.
+    /// All ids, and the text that is out.
     #[cfg(feature = "tokenizer")]
     Crate { ids: Vec<u32>, done: String },
 }
@@ -96,8 +96,9 @@ impl<'a> TextStream<'a> {
             #[cfg(feature = "tokenizer")]
             (Inner::Crate(inner), State::Crate { ids, done }) => {
                 ids.push(id);
-                // A run of bytes that are no character in the end shows as U+FFFD from its beginning.
-                if inner.token(id).is_some_and(|token| is_byte(&token)) {
+                // A run of bytes that are no character in the end shows as U+FFFD from its beginning. What is left out does not end it.
+                let goes_on = inner.token(id).is_none_or(|token| is_byte(&token));
+                if goes_on || self.skip_special && inner.is_special(id) {
                     return Ok(());
                 }
                 let text = inner.decode(ids, self.skip_special)?;

@@ -537,3 +537,24 @@ fn options_count_as_in_transformers() {
     let chosen = limited.generate_with(&[5, 8, 1], &options, &Custom::new().choices(&choices)).unwrap();
     assert_eq!(chosen.sequences[0].ids, [5, 6, 7, 8, 9, 1]);
 }
+
+/// What a call gives can be handed on as JSON.
+#[test]
+fn results_are_serialised() {
+    let t5 = model();
+    let options = Generate { top_logprobs: Some(2), ..Generate::default() };
+    let answer = t5.generate("photosynthesis", &options).unwrap();
+    let json = serde_json::to_value(&answer).unwrap();
+    let sequence = &json["sequences"][0];
+    assert_eq!((&sequence["text"], &sequence["finish"]), (&answer.text().into(), &"eos".into()));
+    assert_eq!(json["input_ids"].as_array().unwrap().len(), answer.input_ids.len());
+    assert_eq!(sequence["logprobs"][0]["top_logprobs"].as_array().unwrap().len(), 2);
+    assert!(json["timings"]["decode_ms"].as_f64().unwrap() > 0.0);
+    let score = serde_json::to_value(t5.score("hello", "həˈloʊ").unwrap()).unwrap();
+    assert!(score["loss"].is_number() && score["token_logprobs"].is_array());
+    let steps: Vec<_> =
+        t5.stream("hello", &options).unwrap().map(|step| serde_json::to_value(step.unwrap()).unwrap()).collect();
+    assert_eq!(steps.last().unwrap()["finish"], "eos");
+    let head = open("goldens/sequence-classification").classify(&[5, 8, 1]).unwrap();
+    assert!(serde_json::to_value(head).unwrap()["label"].is_string());
+}

@@ -289,7 +289,8 @@ fn very_long_texts_take_linear_time() {
     assert!(start.elapsed().as_secs() < 30, "{:?}", start.elapsed());
 }
 
-/// Tokens that were added to T5's own, as older versions of transformers wrote them beside a spiece.model; ids as transformers 5.24 has them.
+/// Tokens that were added to T5's own, as older versions of transformers wrote them beside a spiece.model; ids as transformers 5.24
+/// has them.
 #[test]
 fn spiece_with_added_tokens() {
     let folder = tempfile::tempdir().unwrap();

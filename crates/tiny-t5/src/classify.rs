@@ -9,10 +9,12 @@ use crate::model::{Head, Linear};
 use crate::score::shift_right;
 use crate::stack::{Exec, room};
 use crate::t5::T5;
+use serde::Serialize;
 use tiny_t5_kernels::{Activation, Epilogue, activate_rows, padded};
 
 /// What a head says about one source. Labels are those of `id2label`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
 #[non_exhaustive]
 pub enum Classification {
     /// Of the whole.

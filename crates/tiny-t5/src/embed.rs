@@ -3,9 +3,10 @@
 use crate::error::Result;
 use crate::input::Source;
 use crate::t5::T5;
+use serde::Serialize;
 
 /// The encoder's output for one source.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Encoding {
     /// The source's ids.

@@ -5,9 +5,10 @@ use crate::generate::Finish;
 use crate::input::Source;
 use crate::options::Generate;
 use crate::t5::{Sequence, T5};
+use serde::Serialize;
 
 /// A text whose gaps are filled.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Infilled {
     /// The source with each sentinel replaced by its span, and nothing else changed: a span begins with no space of its own.

@@ -4,10 +4,11 @@ use crate::desk::Desk;
 use crate::error::Result;
 use crate::input::Source;
 use crate::t5::T5;
+use serde::Serialize;
 use tiny_t5_kernels::{log_sum_exp, padded};
 
 /// How likely a target is.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Score {
     /// The target's ids.
@@ -19,7 +20,7 @@ pub struct Score {
 }
 
 /// Logits [positions, vocab_size], row-major.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Logits {
     /// The numbers.

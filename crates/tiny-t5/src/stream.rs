@@ -10,10 +10,11 @@ use crate::options::Generate;
 use crate::stack::Stack;
 use crate::t5::T5;
 use crate::tokenizer::{TextStream, Tokenizer};
+use serde::Serialize;
 use std::time::Instant;
 
 /// What a step of a [`Stream`] brings.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Step {
     /// Ids that are final now: one, or with beams none or several.

@@ -12,6 +12,7 @@ use crate::options::{Generate, Load};
 use crate::sentence::Sentence;
 use crate::stack::{Exec, Stack};
 use crate::tokenizer::{Hint, Tokenizer};
+use serde::Serialize;
 use std::borrow::Cow;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -50,7 +51,7 @@ struct Inner {
 }
 
 /// What was generated from one source.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Generated {
     /// The source's ids.
@@ -70,7 +71,7 @@ impl Generated {
 }
 
 /// A generated sequence.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Sequence {
     /// The generated ids: without the start token, up to and including the first end token. Of a source that a batch was stopped before,

@@ -14,12 +14,14 @@ use super::{Finish, Found, Search, Settings, Spare, Strategy};
 use crate::error::{Error, Result};
 use crate::input::Source;
 use crate::t5::T5;
+use serde::Serialize;
 use tiny_t5_kernels::log_softmax_row;
 
 /// The answers that may be given: [`T5::choices`] makes it, [`Custom::choices`](crate::Custom::choices) takes it.
 ///
 /// Greedy search becomes a ranking: all are scored, whole, so that no `stopping_criteria` are asked, and the most probable come
-/// first, up to `num_return_sequences`. Sampling and beams walk inside the list. Where the other rules leave none of the ids that may follow, all of those count alike.
+/// first, up to `num_return_sequences`. Sampling and beams walk inside the list. Where the other rules leave none of the ids that may
+/// follow, all of those count alike.
 #[derive(Debug, Clone)]
 pub struct Choices {
     /// Sorted, each closed with an end token, with its place in the list given.
@@ -40,7 +42,7 @@ pub(crate) struct Closed {
 }
 
 /// Which of the choices a sequence is.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Chosen {
     /// Its place in the list given to [`T5::choices`].

@@ -7,13 +7,14 @@ use super::{Found, Known, RESERVE, Search};
 use crate::decoder::Feed;
 use crate::error::Result;
 use crate::kv_cache::KvCache;
+use serde::Serialize;
 use tiny_t5_kernels::{Isa, log_sum_exp};
 
 /// Positions decoded together: their logits take 8 MB with T5's vocabulary.
 const ROWS: usize = 64;
 
 /// How likely a token was.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct TokenLogprob {
     /// The token.

@@ -33,6 +33,7 @@ use crate::weights::Packed;
 use pace::Pace;
 use processors::Rules;
 use rows::Texts;
+use serde::Serialize;
 use std::time::{Duration, Instant};
 use tiny_t5_kernels::padded;
 use warpers::Warped;
@@ -45,7 +46,8 @@ const MAX_ROWS: usize = 64;
 const MAX_TOKENS: usize = 4096;
 
 /// Why a sequence ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Finish {
     /// With an end token.
@@ -76,7 +78,7 @@ impl Found {
 }
 
 /// Where the time of a call went, in milliseconds, and counts of what it did.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Timings {
     /// Loading the model, once.

@@ -184,10 +184,21 @@ impl Processor for SequenceBias {
 
 /// score < 0 ? score * p : score / p, once for each id.
 fn penalise(ids: &[u32], penalty: f32, scores: &mut [f32]) {
+    /// Ids up to which looking back for each costs less than sorting them.
+    const FEW: usize = 256;
+    let mut penalise = |id: u32| {
+        let score = &mut scores[id as usize];
+        *score = if *score < 0.0 { *score * penalty } else { *score / penalty };
+    };
+    if ids.len() > FEW {
+        let mut distinct = ids.to_vec();
+        distinct.sort_unstable();
+        distinct.dedup();
+        return distinct.into_iter().for_each(penalise);
+    }
     for (i, id) in ids.iter().enumerate() {
         if !ids[..i].contains(id) {
-            let score = &mut scores[*id as usize];
-            *score = if *score < 0.0 { *score * penalty } else { *score / penalty };
+            penalise(*id);
         }
     }
 }
@@ -405,6 +416,21 @@ impl Processor for Renormalize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Each id once, however many ids there are.
+    #[test]
+    fn penalties_count_once() {
+        for count in [3, 300, 3000] {
+            let ids: Vec<u32> = (0..count).map(|i| i * 7919 % 40).collect();
+            let mut scores: Vec<f32> = (0..50).map(|i| i as f32 - 20.0).collect();
+            let before = scores.clone();
+            penalise(&ids, 2.0, &mut scores);
+            for (id, (x, y)) in before.into_iter().zip(scores).enumerate() {
+                let penalised = if x < 0.0 { x * 2.0 } else { x / 2.0 };
+                assert_eq!(y, if ids.contains(&(id as u32)) { penalised } else { x }, "{count} ids, {id}");
+            }
+        }
+    }
     use serde_json::Value;
 
     /// Single processors against what transformers computes.

@@ -104,6 +104,17 @@ fn open_fewer_layers_than_the_tensors_have_names_the_block() {
     }
 }
 
+/// Wrappers put names of their own before the model's: the error says so.
+#[test]
+fn open_tensor_under_a_longer_name_names_it() {
+    let name = "encoder.final_layer_norm.weight";
+    let folder = Folder::of(RELU).without(name).with_tensor(&format!("module.{name}"), Stored::of(&[64], &[1.0; 64]));
+    assert_refused(
+        || folder.open(),
+        &["has no tensor encoder.final", "there is module.encoder.final_layer_norm.weight"],
+    );
+}
+
 #[test]
 fn open_more_layers_than_the_tensors_have_names_the_missing_tensor() {
     for (key, stack) in [("num_layers", "encoder"), ("num_decoder_layers", "decoder")] {

@@ -189,9 +189,16 @@ impl Config {
     /// Decides what config.json left open, by the names of the tensors.
     pub(crate) fn settle_architecture(&mut self, has: impl Fn(&str) -> bool, has_decoder: bool) {
         let keys = Keys(&self.raw);
-        let given = first_architecture(&keys).is_ok_and(|name| name.is_some())
-            || keys.get("is_encoder_decoder") == Some(&Value::Bool(false));
-        if given {
+        if first_architecture(&keys).is_ok_and(|name| name.is_some()) {
+            return;
+        }
+        let encoder_alone = keys.get("is_encoder_decoder") == Some(&Value::Bool(false));
+        if encoder_alone {
+            // A classifier of tokens is saved so, too.
+            self.architecture = match has("classifier.weight") {
+                true => Architecture::TokenClassification,
+                false => Architecture::Encoder,
+            };
             return;
         }
         self.architecture = if has("qa_outputs.weight") {

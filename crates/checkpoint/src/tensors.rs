@@ -213,12 +213,17 @@ impl Tensors {
                 Some((file, found)) => {
                     Error::Dtype { file: file.to_owned(), tensor: name.to_owned(), found: found.to_owned() }
                 }
-                None => Error::Missing {
-                    file: weights.to_owned(),
-                    tensor: name.to_owned(),
-                    expected: shape.to_owned(),
-                    why: why.to_owned(),
-                },
+                None => {
+                    // Wrappers put their own names before all of the model's.
+                    let is_it = |found: &&str| found.strip_suffix(name).is_some_and(|before| before.ends_with('.'));
+                    let there = self.names().find(is_it).map(|found| format!("; there is {}", shown(found)));
+                    Error::Missing {
+                        file: weights.to_owned(),
+                        tensor: name.to_owned(),
+                        expected: shape.to_owned(),
+                        why: format!("{why}{}", there.unwrap_or_default()),
+                    }
+                }
             });
         };
         if tensor.shape != shape {

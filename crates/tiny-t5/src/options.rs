@@ -274,7 +274,7 @@ generate_options! {
     logprobs: bool,
     /// Give this many of the most likely tokens at each place, with their log-probabilities; each token's own comes along.
     top_logprobs: usize,
-    /// The id, or ids, that end a sequence.
+    /// The id, or ids, that end a sequence; where neither the call nor the file of generation options has any, the ones of the model, by default 1.
     eos_token_id: OneOrMany,
     /// The id that fills up a batch: nothing here needs it.
     pad_token_id: u32,

@@ -122,7 +122,9 @@ fn settle_architecture_looks_at_tensors_only_where_the_config_is_silent() {
     assert_eq!(settle("{}", "classifier.weight", false), Architecture::TokenClassification);
     let stated = r#"{"architectures": ["T5EncoderModel"]}"#;
     assert_eq!(settle(stated, "qa_outputs.weight", true), Architecture::Encoder);
-    assert_eq!(settle(r#"{"is_encoder_decoder": false}"#, "", true), Architecture::Encoder);
+    let alone = r#"{"is_encoder_decoder": false}"#;
+    assert_eq!(settle(alone, "", true), Architecture::Encoder);
+    assert_eq!(settle(alone, "classifier.weight", false), Architecture::TokenClassification);
 }
 
 #[test]

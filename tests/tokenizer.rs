@@ -308,7 +308,8 @@ fn spiece_with_added_tokens() {
     assert_eq!(tokenizer.decode(&[32100, 1], true).unwrap(), "<ctx>");
     // One that is not special is looked for in the normalized text, which has no full-width letters.
     assert_eq!(tokenizer.encode("＜ctx＞").unwrap(), [32100, 1]);
-    write("special_tokens_map.json", r#"{"additional_special_tokens": ["<ctx>"]}"#);
+    // A special one is looked for as it stands.
+    write("tokenizer_config.json", r#"{"additional_special_tokens": ["<ctx>"]}"#);
     let tokenizer = open().unwrap();
     assert_eq!(tokenizer.decode(&[32100, 32101, 1], true).unwrap(), "<b>");
     assert_ne!(tokenizer.encode("＜ctx＞").unwrap(), [32100, 1]);

@@ -9,9 +9,9 @@ use std::fmt;
 
 /// Name in errors where no path is known.
 pub(super) const NAME: &str = "tokenizer_config.json";
-/// Where older folders have their added tokens, and which tokens are special.
+/// Where older folders have their added tokens. What they say in special_tokens_map.json counts for nothing beside a spiece.model
+/// (transformers 5.24).
 pub(super) const ADDED: &str = "added_tokens.json";
-pub(super) const SPECIAL: &str = "special_tokens_map.json";
 
 /// Real ones have 1 to 100 KB; parsed, a file takes up to ten times its size.
 const MAX_BYTES: usize = 4 << 20;
@@ -74,15 +74,6 @@ impl Config {
             }
         }
         self.added_tokens_decoder = Some(tokens);
-        Ok(())
-    }
-
-    /// Adds the special tokens of a special_tokens_map.json, where older folders may have them alone.
-    pub(super) fn add_special(&mut self, json: &[u8], file: &str) -> Result<(), TokenizerError> {
-        let map = Self::parse(Some(json), file)?;
-        if self.more_special().next().is_none() {
-            self.additional_special_tokens = map.additional_special_tokens;
-        }
         Ok(())
     }
 

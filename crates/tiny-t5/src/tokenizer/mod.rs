@@ -124,15 +124,12 @@ impl Tokenizer {
         if let Some(json) = read(path("tokenizer.json"))? {
             return Self::json(json.as_ref(), &config, &shown("tokenizer.json")).map(Some);
         }
-        if config.added_tokens_decoder.is_none() {
-            if let Some(json) = read(path(config::SPECIAL))? {
-                config.add_special(json.as_ref(), &shown(config::SPECIAL))?;
-            }
-            if let Some(json) = read(path(config::ADDED))? {
+        if let Some(model) = read(path("spiece.model"))? {
+            if config.added_tokens_decoder.is_none()
+                && let Some(json) = read(path(config::ADDED))?
+            {
                 config.add(json.as_ref(), &shown(config::ADDED))?;
             }
-        }
-        if let Some(model) = read(path("spiece.model"))? {
             return Self::spiece(model.as_ref(), &config, &shown("spiece.model")).map(Some);
         }
         let is_byt5 = match (config.tokenizer_class.as_deref()).or(hint.tokenizer_class) {

@@ -337,7 +337,8 @@ fn spiece_with_added_tokens() {
     config(&[token(32100, "<a>", false), token(32101, "<b>", false)], r#""<b>""#);
     assert_eq!(open().unwrap().encode("<a><b>").unwrap(), [32100, 32101, 1]);
     write("tokenizer_config.json", r#"{"added_tokens_decoder": {"x": {"content": "<a>"}}}"#);
-    assert!(open().unwrap_err().to_string().contains("the id \"x\""));
+    let error = open().unwrap_err().to_string();
+    assert!(error.contains("tokenizer_config.json") && error.contains("the id \"x\""), "{error}");
 }
 
 #[test]

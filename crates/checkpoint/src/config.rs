@@ -192,22 +192,15 @@ impl Config {
         if first_architecture(&keys).is_ok_and(|name| name.is_some()) {
             return;
         }
-        let encoder_alone = keys.get("is_encoder_decoder") == Some(&Value::Bool(false));
-        if encoder_alone {
-            // A classifier of tokens is saved so, too.
-            self.architecture = match has("classifier.weight") {
-                true => Architecture::TokenClassification,
-                false => Architecture::Encoder,
-            };
-            return;
-        }
-        self.architecture = if has("qa_outputs.weight") {
+        // As encoders are saved, and classifiers of tokens.
+        let alone = keys.get("is_encoder_decoder") == Some(&Value::Bool(false));
+        self.architecture = if !alone && has("qa_outputs.weight") {
             Architecture::QuestionAnswering
-        } else if has("classification_head.out_proj.weight") {
+        } else if !alone && has("classification_head.out_proj.weight") {
             Architecture::SequenceClassification
         } else if has("classifier.weight") {
             Architecture::TokenClassification
-        } else if has_decoder {
+        } else if !alone && has_decoder {
             Architecture::ConditionalGeneration
         } else {
             Architecture::Encoder

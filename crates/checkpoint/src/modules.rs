@@ -85,11 +85,7 @@ impl Modules {
         if dir.join(TRANSFORMER).exists() {
             let config = object(dir, TRANSFORMER)?;
             modules.max_seq_length = number(TRANSFORMER, &config, "max_seq_length", LONGEST)?;
-            modules.do_lower_case = match config.get("do_lower_case") {
-                None | Some(Value::Null) => false,
-                Some(Value::Bool(lower)) => *lower,
-                Some(found) => return Err(unlike(TRANSFORMER, "do_lower_case", found, "true or false")),
-            };
+            modules.do_lower_case = flag(TRANSFORMER, &config, "do_lower_case", false)?;
         }
         if modules.max_seq_length.is_none() && dir.join(TOKENIZER).exists() {
             let text = bytes::read_text(&dir.join(TOKENIZER), TOKENIZER, LARGEST_TOKENIZER)?;
@@ -145,11 +141,7 @@ impl Dense {
             number(&file, &config, key, WIDTH)?.ok_or_else(|| unlike(&file, key, &Value::Null, "a number of features"))
         };
         // torch's and sentence-transformers' defaults.
-        let bias = match config.get("bias") {
-            None | Some(Value::Null) => true,
-            Some(Value::Bool(bias)) => *bias,
-            Some(found) => return Err(unlike(&file, "bias", found, "true or false")),
-        };
+        let bias = flag(&file, &config, "bias", true)?;
         let activation = config.get("activation_function").unwrap_or(&Value::Null);
         let tanh = match activation.as_str().map(|name| name.rsplit('.').next().unwrap_or(name)) {
             Some("Identity") => false,
@@ -241,6 +233,14 @@ fn number(file: &str, config: &Map<String, Value>, key: &str, most: u64) -> Resu
             Some(n) => Ok(Some(n as usize)),
             None => Err(unlike(file, key, value, format!("a whole number, 1 to {most}"))),
         },
+    }
+}
+
+fn flag(file: &str, config: &Map<String, Value>, key: &str, default: bool) -> Result<bool, Error> {
+    match config.get(key) {
+        None | Some(Value::Null) => Ok(default),
+        Some(Value::Bool(flag)) => Ok(*flag),
+        Some(found) => Err(unlike(file, key, found, "true or false")),
     }
 }
 

@@ -53,7 +53,8 @@ pub struct Load {
     /// Do not pack f32 weights that a source passes through once, of the encoder and of the keys and values of cross attention, but read
     /// them where they lie in the checkpoint: for a program that answers once and ends. Answers are the same to the bit, and an encoder
     /// pass takes some longer. What is packed all the same gets small pages where huge ones come late. The rule of `no_mmap` about
-    /// mapped files then holds for these weights too, and without a mapping the file stays in memory. Nothing changes for weights of 2 bytes, with bf16, f16 and int8, and where there is a cache.
+    /// mapped files then holds for these weights too, and without a mapping the file stays in memory. Nothing changes for weights of
+    /// 2 bytes, with bf16, f16 and int8, and where there is a cache.
     pub in_place: bool,
 }
 
@@ -274,7 +275,7 @@ generate_options! {
     logprobs: bool,
     /// Give this many of the most likely tokens at each place, with their log-probabilities; each token's own comes along.
     top_logprobs: usize,
-    /// The id, or ids, that end a sequence; where neither the call nor the file of generation options has any, the ones of the model, by default 1.
+    /// The id, or ids, that end a sequence; where neither the call nor the file of generation options has any, those of the model, or 1.
     eos_token_id: OneOrMany,
     /// The id that fills up a batch: nothing here needs it.
     pad_token_id: u32,

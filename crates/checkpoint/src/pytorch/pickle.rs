@@ -360,12 +360,11 @@ impl<'a> Machine<'a> {
             (Value::Global(Global::OrderedDict), &[items]) => self.dict_of_pairs(items),
             (Value::Global(Global::RebuildTensor), &[storage, offset, shape, stride, ref rest @ ..]) => {
                 // requires_grad, backward_hooks, and then what else there is to do, such as changing all signs.
-                match rest.get(2) {
-                    None | Some(Value::None) => self.tensor(storage, offset, shape, stride),
-                    Some(more) if self.out.dict(*more).is_some_and(<[_]>::is_empty) => {
-                        self.tensor(storage, offset, shape, stride)
-                    }
-                    Some(_) => Err(Fault::Wrong("a tensor without metadata, as a negative or conjugate view has it")),
+                let nothing =
+                    |more: &Value<'_>| matches!(more, Value::None) || self.out.dict(*more).is_some_and(<[_]>::is_empty);
+                match rest.get(2).is_none_or(nothing) {
+                    true => self.tensor(storage, offset, shape, stride),
+                    false => Err(Fault::Wrong("a tensor without metadata, as a negative or conjugate view has it")),
                 }
             }
             (Value::Global(Global::RebuildParameter), &[tensor @ Value::Tensor(_), ..]) => self.push(tensor),

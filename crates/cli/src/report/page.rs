@@ -94,7 +94,7 @@ fn failure(path: &Path, e: &dyn std::fmt::Display) -> Failure {
     Failure::Other(format!("--out {}: {e}", path.display()))
 }
 
-/// Writes the page of a report: whole, or not at all.
+/// Writes the page of a report, in the place of an older one once it is whole.
 pub(super) fn write(report: &Report, path: &Path) -> Result<(), Failure> {
     let html = html(report).map_err(|e| failure(path, &e))?;
     // A link stays one, and what is no file (a pipe) cannot be put into a file's place.
@@ -104,11 +104,7 @@ pub(super) fn write(report: &Report, path: &Path) -> Result<(), Failure> {
     }
     let mut part = place.clone().into_os_string();
     part.push(format!(".{}.part", std::process::id()));
-    let written = match std::fs::write(&part, &html) {
-        Ok(()) => std::fs::rename(&part, &place),
-        Err(e) => Err(e),
-    };
-    let written = written.or_else(|e| {
+    let written = std::fs::write(&part, &html).and_then(|()| std::fs::rename(&part, &place)).or_else(|e| {
         let _ = std::fs::remove_file(&part); // it is of no use to anybody
         match e.kind() {
             // Some files can be written where none can be put beside them or into their place.

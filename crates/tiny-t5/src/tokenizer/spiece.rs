@@ -3,13 +3,13 @@
 //!
 //! Read alone it becomes what transformers 5 makes of it as `T5Tokenizer`: the character map,
 //! white space split, a blank before every word, the sentinels appended, then the added tokens of
-//! tokenizer_config.json or added_tokens.json, `</s>` at the end. Like
-//! there, `add_dummy_prefix` and `remove_extra_whitespaces` change nothing, and pieces for single
-//! bytes are ordinary pieces: a character without a piece is unknown.
+//! tokenizer_config.json or added_tokens.json, `</s>` at the end. Like there, `add_dummy_prefix` and
+//! `remove_extra_whitespaces` change nothing, and pieces for single bytes are ordinary pieces: a
+//! character without a piece is unknown.
 
 use super::added::{AddedToken, AddedTokens};
 use super::charsmap::Charsmap;
-use super::config::Config;
+use super::config::{self, Config};
 use super::error::{TokenizerError, quoted};
 use super::normalizer::{Normalizer, Step};
 use super::pieces::{Pieces, Strings};
@@ -104,7 +104,7 @@ pub(super) fn pipeline(bytes: &[u8], config: &Config, file: &str) -> Result<Pipe
     // Padding that is no piece would take an id behind all rows; nothing can ask for it.
     (pieces.find(&pad).into_iter()).for_each(|id| add(special(id)));
     // Those that were added later, in the order of their ids, which follow the pieces'.
-    config.added(file)?.into_iter().for_each(|(_, token)| add(token.added((false, false))));
+    config.added(config::NAME)?.into_iter().for_each(|(_, token)| add(token.added((false, false))));
     (config.more_special()).for_each(|token| add(token.added((false, false))));
     for &(id, is_special) in &model.control {
         add(AddedToken { special: is_special, ..special(id) });

@@ -7,8 +7,8 @@ use super::{Inner, Tokenizer, TokenizerError, cleanup};
 /// with that of [`finish`](Self::finish) are together what [`Tokenizer::decode`] makes of all ids.
 ///
 /// A blank comes with the word behind it, as SentencePiece has it, so a stream does not end in one;
-/// bytes wait until they are a character, byte tokens of other tokenizers until their run ends; where the checkpoint asks for
-/// `clean_up_tokenization_spaces`, a word waits for the next one.
+/// bytes wait until they are a character, byte tokens of other tokenizers until their run ends; where
+/// the checkpoint asks for `clean_up_tokenization_spaces`, a word waits for the next one.
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
     skip_special: bool,

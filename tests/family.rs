@@ -138,6 +138,9 @@ fn parameters_are_the_published_ones() {
         ("t5-11b", 11_307_321_344),
         ("google/flan-t5-small", 76_961_152),
         ("mt5-small", 300_176_768),
+        ("google/byt5-small", 299_637_760),
+        ("byt5-base", 581_653_248),
+        ("google/t5-xl-lm-adapt", 2_849_757_184),
     ] {
         assert_eq!(named(name).parameters().total(), total, "{name}");
     }
@@ -147,6 +150,9 @@ fn parameters_are_the_published_ones() {
         ("t5-efficient-small-nl16", 134.0, 0.5),
         ("t5-efficient-base-nl36", 621.0, 2.0),
         ("t5-efficient-xl-nl32", 3800.0, 50.0),
+        ("byt5-large", 1230.0, 5.0),
+        ("byt5-xl", 3740.0, 10.0),
+        ("byt5-xxl", 12_900.0, 30.0),
     ] {
         let found = named(name).parameters().total() as f64 / 1e6;
         assert!((found - millions).abs() <= within, "{name}: {found}, expected {millions}");
@@ -225,10 +231,44 @@ fn named_takes_every_name_of_the_family_and_says_what_is_special() {
     assert_eq!((uneven.num_layers, uneven.num_decoder_layers), (16, 2));
     let shallow = named("t5-efficient-large-nh8-nl32").config;
     assert_eq!((shallow.num_layers, shallow.num_decoder_layers, shallow.num_heads), (32, 32, 8));
-    assert!(!named("umt5-xl").notes.is_empty() && named("umt5-base").notes.is_empty());
+    assert!(named("umt5-base").notes.is_empty() && named("byt5-base").notes.is_empty());
     let certain = |name: &str| named(name).certain;
     assert!(certain("umt5-base") && certain("t5-efficient-tiny") && certain("t5-efficient-small-ff6000"));
-    assert!(!certain("umt5-xl") && !certain("t5-efficient-tiny-ff2000") && !certain("t5-efficient-tiny-sh"));
+    assert!(certain("umt5-xl") && certain("t5-efficient-small-dm1000") && !certain("t5-efficient-small-ff1000"));
+    assert!(!certain("t5-efficient-tiny-ff2000") && !certain("t5-efficient-tiny-sh"));
+}
+
+/// Of the config.json of tiny-el12 and xxl-nl4 on the hub, and of the sizes of the other files there (pytorch_model.bin, in MB).
+#[test]
+fn shapes_say_where_another_one_was_released_under_their_name() {
+    for (name, released, megabytes) in [
+        ("tiny-el12", "12 + 12 layers, d_ff 1024, 4 heads of 64, 30.26 M", 121.0),
+        ("xxl-nl4", "4 + 4 layers, d_ff 65536, 32 heads of 64, 1207.33 M", 4830.0),
+        ("tiny-el2", "2 + 12 layers, d_ff 1024, 4 heads of 64, 22.39 M", 89.6),
+        ("tiny-el6", "6 + 12 layers, d_ff 1024, 4 heads of 64, 25.54 M", 102.0),
+        ("tiny-el8", "8 + 12 layers, d_ff 1024, 4 heads of 64, 27.11 M", 108.5),
+        ("tiny-dl2", "12 + 2 layers, d_ff 1024, 4 heads of 64, 19.77 M", 79.1),
+        ("tiny-dl6", "12 + 6 layers, d_ff 1024, 4 heads of 64, 23.96 M", 95.9),
+        ("tiny-dl8", "12 + 8 layers, d_ff 1024, 4 heads of 64, 26.06 M", 104.0),
+        ("tiny-nh8", "4 + 4 layers, d_ff 1024, 8 heads of 32, 15.57 M", 62.3),
+        ("tiny-ff2000", "4 + 4 layers, d_ff 1024, 4 heads of 64, 15.57 M", 62.3),
+    ] {
+        let shape = named(&format!("google/t5-efficient-{name}"));
+        let note = shape.notes.last().unwrap();
+        assert!(note.contains(&format!("another one: {released} parameters")), "{name}: {note}");
+        assert_eq!(shape.card_d_kv, None, "{name}");
+        let millions: f64 = released.rsplit(' ').nth(1).unwrap().parse().unwrap();
+        assert!((millions * 4.0 - megabytes).abs() < 0.006 * megabytes, "{name}: {released}");
+        // The shape itself is the one that the name says.
+        assert!((shape.parameters().total() as f64 / 1e6 - millions).abs() > 1.0 || name == "tiny-ff2000", "{name}");
+    }
+    let others =
+        family(true).into_iter().filter(|name| named(name).notes.iter().any(|note| note.contains("another one")));
+    assert_eq!(others.count(), 10);
+    // Nobody released these.
+    assert!(
+        named("t5-efficient-tiny-dm1024").card_d_kv.is_none() && named("t5-efficient-tiny-nl8-el8").notes.is_empty()
+    );
 }
 
 #[test]

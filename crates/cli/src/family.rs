@@ -20,7 +20,7 @@ pub(crate) struct Args {
     #[arg(long)]
     json: bool,
     /// The shapes that fit a budget on this machine, those with most parameters first: latency<5ms,source=64,target=32; also
-    /// first<, token<, memory<, parameters<, threads=, dtype=. The first time measures this machine for a few seconds
+    /// first<, token<, memory< (bytes of the weights), parameters<, threads=, dtype=. The first time measures this machine for a few seconds
     #[arg(long, value_name = "TERMS", conflicts_with_all = ["all", "source", "target"])]
     fit: Option<Fit>,
     /// Print the formulas of these numbers, behind those of the shapes that are named
@@ -67,6 +67,9 @@ impl<T> Each<T> {
 #[derive(Serialize)]
 struct DecodedToken {
     flops: u64,
+    /// Weights that are read, and numbers of keys and values, a mean over the target.
+    weights: u64,
+    cached: u64,
     bytes: Each<u64>,
     /// FLOPs a byte.
     intensity: Each<f64>,
@@ -117,6 +120,8 @@ impl Member {
             flops: info::Flops::of(shape.flops(source, target), lengths),
             decoded_token: DecodedToken {
                 flops: token.flops,
+                weights: token.weights,
+                cached: token.cached,
                 bytes: Each::of(|each| token.bytes(each)),
                 intensity: Each::of(|each| token.intensity(each)),
             },

@@ -3,6 +3,7 @@
 use crate::failure::Failure;
 use crate::info::grouped;
 use crate::output::{Output, say};
+use crate::report::CANNOT_BE_LOADED;
 use serde::Serialize;
 use std::path::PathBuf;
 use tiny_t5::{Calibration, Dtype, Prediction, Shape};
@@ -100,6 +101,8 @@ struct Member {
 /// All that is told, as the JSON has it.
 #[derive(Serialize)]
 struct Answer {
+    dtype: String,
+    threads: usize,
     source: u64,
     target: u64,
     calibration: Calibration,
@@ -134,7 +137,14 @@ impl Fit {
         let family = if names.is_empty() { tiny_t5::family(true) } else { names.to_vec() };
         let shapes = family.iter().map(|name| Shape::named(name)).collect::<Result<Vec<_>, _>>()?;
         let mut members: Vec<Member> = Vec::new();
-        for shape in shapes.iter().filter(|shape| shape.loads) {
+        let mut seen = std::collections::HashSet::new();
+        for shape in shapes.iter().filter(|shape| seen.insert(&shape.name)) {
+            if !shape.loads {
+                if !names.is_empty() {
+                    say("note", &format!("left out, {}: {CANNOT_BE_LOADED}", shape.name));
+                }
+                continue;
+            }
             let c = &shape.config;
             let predicted = calibration.predict(c, self.dtype, self.source, self.target);
             if self.holds(shape, &predicted) {
@@ -152,11 +162,12 @@ impl Fit {
         });
         let mut out = Output::new();
         if json {
-            out.json(&Answer { source: self.source, target: self.target, calibration, shapes: members })?;
+            let (dtype, source, target) = (format!("{:?}", self.dtype).to_lowercase(), self.source, self.target);
+            out.json(&Answer { dtype, threads, source, target, calibration, shapes: members })?;
             return out.flush();
         }
         if members.is_empty() {
-            say("note", "no shape of the family fits");
+            say("note", if names.is_empty() { "no shape of the family fits" } else { "none of these shapes fits" });
         } else {
             let width = members.iter().map(|m| m.name.len()).max().unwrap_or(0);
             let line = |cells: [String; 6]| {

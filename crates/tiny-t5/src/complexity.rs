@@ -2,7 +2,7 @@
 //!
 //! Source: the tensors of transformers' `T5Model`; the parameters equal the tensors' sizes in every reference checkpoint
 //! (`tests/cli.rs`) and in checkpoints made for named shapes (`tests/family.rs`), and the published counts of the T5-Efficient
-//! family (Tay et al., 2021, arXiv:2109.10686).
+//! family (Tay et al., 2021, arXiv:2109.10686), but for ten checkpoints that are not what their names say (`family.rs`).
 
 use tiny_t5_checkpoint::{Architecture, Config, ModelType};
 

@@ -1,7 +1,7 @@
 //! The shapes of the T5 family by name, without weights.
 //!
-//! Sources: T5 (Raffel et al., 2020), T5 1.1 and Flan-T5, mT5 (Xue et al., 2021), UMT5 (Chung et al., 2023) and T5-Efficient (Tay
-//! et al., 2021), as their released config.json have them.
+//! Sources: T5 (Raffel et al., 2020), T5 1.1 and Flan-T5, mT5 (Xue et al., 2021), ByT5 (Xue et al., 2022), UMT5 (Chung et al., 2023) and
+//! T5-Efficient (Tay et al., 2021), as their released config.json have them.
 
 use crate::complexity::{DecodedToken, Flops, Kv, Parameters};
 use crate::error::{Error, Result, one_line};
@@ -37,8 +37,8 @@ pub struct Shape {
     kv: Kv,
 }
 
-/// The numbers of a size: layers, d_model, d_ff, heads, d_kv.
-type Size = (&'static str, [usize; 5]);
+/// The numbers of a size: layers of the encoder and of the decoder, d_model, d_ff, heads, d_kv.
+type Size = (&'static str, [usize; 6]);
 
 /// A series of sizes that are alike in all but their numbers.
 struct Series {
@@ -51,40 +51,50 @@ struct Series {
 }
 
 const T5: [Size; 5] = [
-    ("small", [6, 512, 2048, 8, 64]),
-    ("base", [12, 768, 3072, 12, 64]),
-    ("large", [24, 1024, 4096, 16, 64]),
-    ("3b", [24, 1024, 16384, 32, 128]),
-    ("11b", [24, 1024, 65536, 128, 128]),
+    ("small", [6, 6, 512, 2048, 8, 64]),
+    ("base", [12, 12, 768, 3072, 12, 64]),
+    ("large", [24, 24, 1024, 4096, 16, 64]),
+    ("3b", [24, 24, 1024, 16384, 32, 128]),
+    ("11b", [24, 24, 1024, 65536, 128, 128]),
 ];
 
 const T5_1_1: [Size; 5] = [
-    ("small", [8, 512, 1024, 6, 64]),
-    ("base", [12, 768, 2048, 12, 64]),
-    ("large", [24, 1024, 2816, 16, 64]),
-    ("xl", [24, 2048, 5120, 32, 64]),
-    ("xxl", [24, 4096, 10240, 64, 64]),
+    ("small", [8, 8, 512, 1024, 6, 64]),
+    ("base", [12, 12, 768, 2048, 12, 64]),
+    ("large", [24, 24, 1024, 2816, 16, 64]),
+    ("xl", [24, 24, 2048, 5120, 32, 64]),
+    ("xxl", [24, 24, 4096, 10240, 64, 64]),
+];
+
+/// The decoder has a third of the encoder's layers.
+const BYT5: [Size; 5] = [
+    ("small", [12, 4, 1472, 3584, 6, 64]),
+    ("base", [18, 6, 1536, 3968, 12, 64]),
+    ("large", [36, 12, 1536, 3840, 16, 64]),
+    ("xl", [36, 12, 2560, 6720, 32, 64]),
+    ("xxl", [36, 12, 4672, 12352, 64, 64]),
 ];
 
 /// There is no large one.
 const UMT5: [Size; 4] = [T5_1_1[0], T5_1_1[1], T5_1_1[3], T5_1_1[4]];
 
 const EFFICIENT: [Size; 7] = [
-    ("tiny", [4, 256, 1024, 4, 64]),
-    ("mini", [4, 384, 1536, 8, 64]),
-    ("small", [6, 512, 2048, 8, 64]),
-    ("base", [12, 768, 3072, 12, 64]),
-    ("large", [24, 1024, 4096, 16, 64]),
-    ("xl", [24, 1024, 16384, 32, 128]),
-    ("xxl", [24, 1024, 65536, 128, 128]),
+    ("tiny", [4, 4, 256, 1024, 4, 64]),
+    ("mini", [4, 4, 384, 1536, 8, 64]),
+    ("small", [6, 6, 512, 2048, 8, 64]),
+    ("base", [12, 12, 768, 3072, 12, 64]),
+    ("large", [24, 24, 1024, 4096, 16, 64]),
+    ("xl", [24, 24, 1024, 16384, 32, 128]),
+    ("xxl", [24, 24, 1024, 65536, 128, 128]),
 ];
 
 const EFFICIENT_PREFIX: &str = "t5-efficient-";
 
 /// `t5-` last: others begin with it too.
-const SERIES: [Series; 6] = [
+const SERIES: [Series; 7] = [
     Series { prefix: EFFICIENT_PREFIX, model_type: "t5", vocab_size: 32_128, since_1_1: false, sizes: &EFFICIENT },
     Series { prefix: "umt5-", model_type: "umt5", vocab_size: 256_384, since_1_1: true, sizes: &UMT5 },
+    Series { prefix: "byt5-", model_type: "t5", vocab_size: 384, since_1_1: true, sizes: &BYT5 },
     Series { prefix: "mt5-", model_type: "mt5", vocab_size: 250_112, since_1_1: true, sizes: &T5_1_1 },
     Series { prefix: "flan-t5-", model_type: "t5", vocab_size: 32_128, since_1_1: true, sizes: &T5_1_1 },
     Series { prefix: "t5-v1_1-", model_type: "t5", vocab_size: 32_128, since_1_1: true, sizes: &T5_1_1 },
@@ -125,6 +135,21 @@ const VARIATIONS: [(&str, &[u32]); 30] = [
     ("xxl-nl", &[4]),
 ];
 
+/// Checkpoints that are not what their names say: what was released under these names. Of tiny-el12 and xxl-nl4 config.json says so, of
+/// the others the size of their files, which fits these numbers and no others that are near.
+const RELEASED: [Size; 10] = [
+    ("tiny-el2", [2, 12, 256, 1024, 4, 64]),
+    ("tiny-el6", [6, 12, 256, 1024, 4, 64]),
+    ("tiny-el8", [8, 12, 256, 1024, 4, 64]),
+    ("tiny-el12", [12, 12, 256, 1024, 4, 64]),
+    ("tiny-dl2", [12, 2, 256, 1024, 4, 64]),
+    ("tiny-dl6", [12, 6, 256, 1024, 4, 64]),
+    ("tiny-dl8", [12, 8, 256, 1024, 4, 64]),
+    ("tiny-ff2000", [4, 4, 256, 1024, 4, 64]),
+    ("tiny-nh8", [4, 4, 256, 1024, 8, 32]),
+    ("xxl-nl4", [4, 4, 1024, 65536, 32, 64]),
+];
+
 /// Those without a number.
 const SHARED: [&str; 10] = [
     "tiny-sh",
@@ -138,6 +163,38 @@ const SHARED: [&str; 10] = [
     "xl-skv",
     "small-shkv",
 ];
+
+/// Whether T5-Efficient has a checkpoint of this name, as far as is known.
+fn is_released(rest: &str) -> bool {
+    let (before, number) = rest.split_at(rest.trim_end_matches(|c: char| c.is_ascii_digit()).len());
+    let varied =
+        || VARIATIONS.iter().any(|(known, all)| *known == before && number.parse().is_ok_and(|n| all.contains(&n)));
+    EFFICIENT.iter().any(|(size, _)| *size == rest) || SHARED.contains(&rest) || varied()
+}
+
+impl Series {
+    /// config.json of a shape of this series.
+    fn config(&self, numbers: [usize; 6]) -> Result<Config> {
+        let [encoder_layers, decoder_layers, d_model, d_ff, heads, d_kv] = numbers;
+        let config = json!({
+            "architectures": [format!("{}ForConditionalGeneration", self.model_type.to_uppercase())],
+            "model_type": self.model_type,
+            "vocab_size": self.vocab_size,
+            "d_model": d_model,
+            "d_kv": d_kv,
+            "d_ff": d_ff,
+            "num_layers": encoder_layers,
+            "num_decoder_layers": decoder_layers,
+            "num_heads": heads,
+            "relative_attention_num_buckets": 32,
+            "relative_attention_max_distance": 128,
+            "feed_forward_proj": if self.since_1_1 { "gated-gelu" } else { "relu" },
+            "tie_word_embeddings": !self.since_1_1,
+            "decoder_start_token_id": 0,
+        });
+        Ok(Config::parse(&config.to_string())?)
+    }
+}
 
 /// The names of the family: the sizes, or (`all`) the variations of T5-Efficient too. [`Shape::named`] takes them and any other
 /// name that is made of T5-Efficient's suffixes.
@@ -163,17 +220,23 @@ impl Shape {
     /// The shape of a name, such as `t5-large`, `google/flan-t5-small` or `t5-efficient-small-el16-dl2`.
     ///
     /// A size of T5-Efficient may be followed by any of `-nlN` (layers of both stacks), `-elN`, `-dlN` (those of the encoder, of
-    /// the decoder), `-dmN` (d_model), `-ffN` (d_ff), `-kvN` (d_kv), `-nhN` (heads), `-skv` (keys and values tied), `-sh`, `-shkv`.
+    /// the decoder), `-dmN` (d_model), `-ffN` (d_ff), `-kvN` (d_kv), `-nhN` (heads), `-skv` (keys and values tied), `-sh`, `-shkv`. The
+    /// shape is the one that the name says: under a few of these names another one was released, which a note tells.
+    ///
+    /// `t5-SIZE-lm-adapt` has the shape of `t5-v1_1-SIZE`.
     ///
     /// # Errors
     /// Where the name is not of the family, or a number is beyond what config.json may have.
     pub fn named(name: &str) -> Result<Shape> {
         let short = name.rsplit_once('/').map_or(name, |(_, short)| short);
-        let series = SERIES.iter().find(|series| short.starts_with(series.prefix)).ok_or_else(|| {
+        let adapted = short.strip_prefix("t5-").and_then(|rest| rest.strip_suffix("-lm-adapt"));
+        let adapted = adapted.map(|size| format!("t5-v1_1-{size}"));
+        let known = adapted.as_deref().unwrap_or(short);
+        let series = SERIES.iter().find(|series| known.starts_with(series.prefix)).ok_or_else(|| {
             let prefixes: Vec<_> = SERIES.iter().map(|series| format!("{}SIZE", series.prefix)).collect();
             Error::input("shape", name, prefixes.join(", "))
         })?;
-        let rest = &short[series.prefix.len()..];
+        let rest = &known[series.prefix.len()..];
         let (size, suffixes) = match rest.split_once('-') {
             Some((size, suffixes)) if series.prefix == EFFICIENT_PREFIX => (size, Some(suffixes)),
             _ => (rest, None),
@@ -182,14 +245,11 @@ impl Shape {
             let sizes: Vec<_> = series.sizes.iter().map(|(size, _)| *size).collect();
             Error::input("shape", name, format!("{} followed by {}", series.prefix, sizes.join(", ")))
         })?;
-        let mut draft = Draft::new(numbers.1);
+        let mut draft = Draft::new(numbers);
         for suffix in suffixes.into_iter().flat_map(|suffixes| suffixes.split('-')) {
             draft.vary(suffix).map_err(|expected| Error::input("shape", name, expected))?;
         }
-        if series.model_type == "umt5" && size == "xl" {
-            draft.doubt("no config.json of this size was seen: its numbers are those of mt5-xl".into());
-        }
-        draft.finish(short, series, size).map_err(|e| Error::input("shape", name, format!("a possible one ({e})")))
+        draft.finish(short, series, rest).map_err(|e| Error::input("shape", name, format!("a possible one ({e})")))
     }
 
     /// How many parameters it has.
@@ -213,12 +273,8 @@ impl Shape {
 
 /// A shape while its name is read.
 struct Draft {
-    encoder_layers: usize,
-    decoder_layers: usize,
-    d_model: usize,
-    d_ff: usize,
-    heads: usize,
-    d_kv: usize,
+    size: &'static str,
+    numbers: [usize; 6],
     kv: Kv,
     loads: bool,
     certain: bool,
@@ -227,14 +283,10 @@ struct Draft {
 }
 
 impl Draft {
-    fn new([layers, d_model, d_ff, heads, d_kv]: [usize; 5]) -> Draft {
+    fn new((size, numbers): &Size) -> Draft {
         Draft {
-            encoder_layers: layers,
-            decoder_layers: layers,
-            d_model,
-            d_ff,
-            heads,
-            d_kv,
+            size,
+            numbers: *numbers,
             kv: Kv::Apart,
             loads: true,
             certain: true,
@@ -266,14 +318,16 @@ impl Draft {
             return Err(unknown());
         }
         let number: usize = digits.parse().map_err(|_| unknown())?;
+        let number = if matches!(key, "dm" | "ff") { self.exact(suffix, number) } else { number };
+        let [encoder_layers, decoder_layers, d_model, d_ff, heads, d_kv] = &mut self.numbers;
         match key {
-            "nl" => (self.encoder_layers, self.decoder_layers) = (number, number),
-            "el" => self.encoder_layers = number,
-            "dl" => self.decoder_layers = number,
-            "dm" => self.d_model = self.exact(suffix, number),
-            "ff" => self.d_ff = self.exact(suffix, number),
-            "kv" => self.d_kv = number,
-            _ => self.heads = number,
+            "nl" => (*encoder_layers, *decoder_layers) = (number, number),
+            "el" => *encoder_layers = number,
+            "dl" => *decoder_layers = number,
+            "dm" => *d_model = number,
+            "ff" => *d_ff = number,
+            "kv" => *d_kv = number,
+            _ => *heads = number,
         }
         Ok(())
     }
@@ -285,8 +339,11 @@ impl Draft {
         }
         let exact = (number / 1000).saturating_mul(1024);
         let note = |known: &str| format!("{suffix} is a rounded name: {exact}, {known}");
-        match suffix {
-            "ff6000" | "ff9000" | "ff12000" => self.notes.push(note("by the sizes of the released files")),
+        match (self.size, suffix) {
+            ("small", "dm1000") | ("base", "ff1000" | "ff2000") => self.notes.push(note("by the released config.json")),
+            ("tiny", "ff3000") | ("base", "dm1000") | (_, "dm2000" | "ff6000" | "ff9000" | "ff12000") => {
+                self.notes.push(note("by the sizes of the released files"));
+            }
             _ => self.doubt(note("presumably")),
         }
         exact
@@ -309,30 +366,16 @@ impl Draft {
         }
     }
 
-    fn finish(self, name: &str, series: &Series, size: &str) -> Result<Shape> {
-        let config = json!({
-            "architectures": [format!("{}ForConditionalGeneration", series.model_type.to_uppercase())],
-            "model_type": series.model_type,
-            "vocab_size": series.vocab_size,
-            "d_model": self.d_model,
-            "d_kv": self.d_kv,
-            "d_ff": self.d_ff,
-            "num_layers": self.encoder_layers,
-            "num_decoder_layers": self.decoder_layers,
-            "num_heads": self.heads,
-            "relative_attention_num_buckets": 32,
-            "relative_attention_max_distance": 128,
-            "feed_forward_proj": if series.since_1_1 { "gated-gelu" } else { "relu" },
-            "tie_word_embeddings": !series.since_1_1,
-            "decoder_start_token_id": 0,
-        });
-        let config = Config::parse(&config.to_string())?;
-        let card = series.prefix == EFFICIENT_PREFIX && matches!(size, "tiny" | "mini" | "small");
+    /// `rest` of a `name` is what follows the prefix of its series.
+    fn finish(self, name: &str, series: &Series, rest: &str) -> Result<Shape> {
+        let is_efficient = series.prefix == EFFICIENT_PREFIX;
+        let released = RELEASED.iter().find(|(name, _)| is_efficient && *name == rest);
+        let card = is_efficient && matches!(self.size, "tiny" | "mini" | "small") && is_released(rest);
         let mut shape = Shape {
             name: name.to_owned(),
-            config,
+            config: series.config(self.numbers)?,
             own_head: series.since_1_1,
-            card_d_kv: (card && !self.seen.iter().any(|seen| seen == "kv")).then_some(32),
+            card_d_kv: (card && released.is_none() && !self.seen.iter().any(|seen| seen == "kv")).then_some(32),
             loads: self.loads,
             certain: self.certain,
             notes: self.notes,
@@ -343,11 +386,19 @@ impl Draft {
             as_in_card.config.d_kv = d_kv;
             let total = as_in_card.parameters().total() as f64 / 1e6;
             let note = format!(
-                "published cards of {size} say d_kv {d_kv}, which would make {total:.2} M parameters; \
+                "published cards of {} say d_kv {d_kv}, which would make {total:.2} M parameters; \
                  released config.json and the cards' own counts have {}",
-                shape.config.d_kv
+                self.size, shape.config.d_kv
             );
             shape.notes.insert(0, note);
+        }
+        if let Some((_, numbers)) = released {
+            let [encoder_layers, decoder_layers, _, d_ff, heads, d_kv] = numbers;
+            let total = Parameters::count(&series.config(*numbers)?, shape.own_head, shape.kv).total() as f64 / 1e6;
+            shape.notes.push(format!(
+                "the checkpoint that was released under this name is another one: {encoder_layers} + {decoder_layers} layers, \
+                 d_ff {d_ff}, {heads} heads of {d_kv}, {total:.2} M parameters"
+            ));
         }
         Ok(shape)
     }

@@ -99,7 +99,7 @@ pub(super) struct Row {
     pub(super) config: Map<String, Value>,
 }
 
-/// Repeats of a quantity.
+/// Milliseconds of a quantity's repeats, to a nanosecond.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Stat {
     pub(super) median: f64,
@@ -307,7 +307,10 @@ impl<'a> Work<'a> {
     fn row(&self, times: Times, weights: &str, peak_rss_kb: Option<u64>) -> Row {
         let Job { source, target, .. } = *self.job;
         let (t5, flops) = (self.t5, self.t5.flops(source, target));
-        let (peak, reading) = (Stat::of(times.peak).median, Stat::of(times.reading).median);
+        let [peak, reading] = [times.peak, times.reading].map(|mut values| {
+            values.sort_by(f64::total_cmp);
+            quantile(&values, 0.5)
+        });
         let [encode_ms, first_token_ms, token_ms, total_ms] =
             [times.encode, times.first, times.token, times.total].map(Stat::of);
         let step_flops = flops.decoder.saturating_add(flops.head) / target;

@@ -23,7 +23,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 pub(crate) use measure::ChildArgs;
 use measure::{Job, Row};
 use plan::Skipped;
-pub(crate) use plan::quantity;
+pub(crate) use plan::{CANNOT_BE_LOADED, quantity};
 use serde::Serialize;
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -76,6 +76,26 @@ pub(crate) struct Args {
     csv: bool,
 }
 
+impl Args {
+    /// What is named twice is measured once.
+    fn once_each(&mut self) {
+        fn once<T: PartialEq>(list: &mut Vec<T>) {
+            let mut kept: Vec<T> = Vec::new();
+            list.drain(..).for_each(|item| {
+                if !kept.contains(&item) {
+                    kept.push(item)
+                }
+            });
+            *list = kept;
+        }
+        once(&mut self.names);
+        once(&mut self.model);
+        once(&mut self.dtype);
+        once(&mut self.threads);
+        once(&mut self.batch);
+    }
+}
+
 /// Sources and targets beyond this measure nothing that anybody waits for.
 const MOST_TOKENS: u64 = 4096;
 
@@ -111,12 +131,15 @@ fn batch_size(text: &str) -> Result<usize, String> {
 }
 
 /// Runs the command.
-pub(crate) fn run(args: Args) -> Result<(), Failure> {
+pub(crate) fn run(mut args: Args) -> Result<(), Failure> {
     let start = Instant::now();
     let before = load_average();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = if args.threads.is_empty() { vec![cores] } else { args.threads.clone() };
-    let plan = plan::plan(&args, &threads)?;
+    args.once_each();
+    if args.threads.is_empty() {
+        args.threads.push(cores);
+    }
+    let plan = plan::plan(&args)?;
     if let Some(path) = &args.out {
         page::check(path)?; // before the time is spent
     }
@@ -285,7 +308,7 @@ fn child(job: &Job, bar: &ProgressBar, start: Instant) -> Result<Result<Row, Str
     let output = waiting.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     let output = output.map_err(|e| failure("a process", &e))?;
     if output.status.success() {
-        return serde_json::from_slice(&output.stdout).map(Ok).map_err(|e| failure("the answer", &e));
+        return Ok(serde_json::from_slice(&output.stdout).map_err(|e| format!("its answer cannot be read: {e}")));
     }
     let errors = String::from_utf8_lossy(&output.stderr);
     let line = errors.lines().find_map(|line| line.strip_prefix("error: "));

@@ -3,6 +3,7 @@
 use super::Report;
 use super::measure::Row;
 use super::plots::{self, Picture, short};
+use super::table::megabytes;
 use crate::failure::Failure;
 use crate::info::grouped;
 use askama::Template;
@@ -42,7 +43,7 @@ const COLUMNS: [(&str, &str); 13] = [
     ("token ms", "a decoded token"),
     ("of reading", "the step's share of the limit that reading sets"),
     ("total ms", "one source and its target"),
-    ("± %", "between the quartiles of the total"),
+    ("spread %", "between the quartiles of the total"),
     ("tok/s", "tokens a second at the largest batch"),
     ("memory MB", "at most, in its own process"),
 ];
@@ -75,7 +76,7 @@ impl<'a> Line<'a> {
                 || (String::new(), 0.0),
                 |b| (format!("{:.0} ({})", b.tokens_per_second, b.size), b.tokens_per_second),
             ),
-            row.peak_rss_kb.map_or_else(|| (String::new(), 0.0), |kb| (format!("{}", kb / 1000), kb as f64)),
+            row.peak_rss_kb.map_or_else(|| (String::new(), 0.0), |kb| plain(megabytes(kb), 0)),
         ];
         Line { name: short(&row.name), row, cells }
     }

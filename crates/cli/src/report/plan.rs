@@ -77,7 +77,7 @@ impl Skipped {
 }
 
 /// Makes the plan.
-pub(super) fn plan(args: &Args, threads: &[usize]) -> Result<Plan, Failure> {
+pub(super) fn plan(args: &Args) -> Result<Plan, Failure> {
     let is_default = args.names.is_empty() && args.model.is_empty();
     let listed = DEFAULT.map(|name| format!("t5-efficient-{name}"));
     let names = if is_default { &listed[..] } else { &args.names[..] };
@@ -101,7 +101,7 @@ pub(super) fn plan(args: &Args, threads: &[usize]) -> Result<Plan, Failure> {
         }
     };
     let each = |f: &mut dyn FnMut(Width, usize)| {
-        args.dtype.iter().for_each(|dtype| threads.iter().for_each(|threads| f(*dtype, *threads)));
+        args.dtype.iter().for_each(|dtype| args.threads.iter().for_each(|threads| f(*dtype, *threads)));
     };
     for model in &args.model {
         each(&mut |dtype, threads| {
@@ -120,10 +120,13 @@ pub(super) fn plan(args: &Args, threads: &[usize]) -> Result<Plan, Failure> {
     Ok(plan)
 }
 
+/// Why some shapes are only counted.
+pub(crate) const CANNOT_BE_LOADED: &str = "shapes with shared heads or tied keys and values cannot be loaded";
+
 /// Why a shape is not measured, whatever the time.
 fn refused(args: &Args, shape: &Shape, dtype: Width) -> Option<String> {
     if !shape.loads {
-        return Some("shapes with shared heads or tied keys and values cannot be loaded".into());
+        return Some(CANNOT_BE_LOADED.into());
     }
     let width = match dtype {
         Width::Auto | Width::F32 => 4,

@@ -29,7 +29,7 @@ pub(super) fn print(out: &mut Output, report: &Report) -> Result<(), Failure> {
             percent(row.roofline.token_share),
             format!("{:.2}", row.total_ms.median),
             percent(row.total_ms.spread()),
-            row.peak_rss_kb.map_or_else(String::new, |kb| format!("{}", kb / 1000)),
+            row.peak_rss_kb.map_or_else(String::new, |kb| format!("{:.0}", megabytes(kb))),
         ]);
         let noisy = if row.noisy.is_empty() { "" } else { " !" };
         out.line(format_args!("{:width$}{line}{noisy}", row.name))?;
@@ -56,6 +56,11 @@ pub(super) fn print(out: &mut Output, report: &Report) -> Result<(), Failure> {
         out.line(format_args!("! {} {}: too noisy or too few repeats: {}", row.name, row.dtype, row.noisy.join(", ")))?;
     }
     Ok(())
+}
+
+/// The system counts kilobytes of 1,024.
+pub(super) fn megabytes(kilobytes: u64) -> f64 {
+    kilobytes as f64 * 1024.0 / 1e6
 }
 
 fn cells(cells: [String; 11]) -> String {

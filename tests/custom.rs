@@ -520,6 +520,43 @@ fn first_index_makes_calls_parts_of_a_job() {
 
 /// Rules of a caller's hold where choices are ranked, too, which are scored along ways that the rules have closed; and a choice has a score
 /// in every search.
+/// Choices are asked for by some rows at a time, and between them the time may be over.
+#[test]
+fn choices_end_where_the_time_is_over() {
+    let t5 = model();
+    let lists: Vec<Vec<u32>> = (3..40).flat_map(|a| (3..40).map(move |b| vec![a, b, a, b, a])).collect();
+    let choices = t5.choices(&lists.iter().map(Source::from).collect::<Vec<_>>()).unwrap();
+    let custom = Custom::new().choices(&choices);
+    for (way, options) in ways() {
+        let late = Generate { max_time: Some(0.0), ..options.clone() };
+        for sequence in &t5.generate_with("hello", &late, &custom).unwrap().sequences {
+            assert_eq!((sequence.finish, sequence.chosen.is_none()), (Finish::Stopped, true), "{way}");
+        }
+        // Nothing of it is left to the next call.
+        let whole = t5.generate_with("hello", &options, &custom).unwrap();
+        assert!(whole.sequences.iter().all(|sequence| sequence.chosen.is_some()), "{way}");
+    }
+    let few = Generate { max_time: Some(0.0), ..greedy() };
+    let answer = t5.generate_with("hello", &few, &Custom::new().choices(&self::choices(t5))).unwrap();
+    assert!(answer.sequences[0].chosen.is_some(), "one step is enough");
+}
+
+/// What goes wrong while choices get their probabilities is an error, as in the search.
+#[test]
+fn choices_whose_allowed_tokens_cannot_be_are_an_error_in_every_search() {
+    let t5 = model();
+    let choices = choices(t5);
+    for (way, options) in ways() {
+        // The first of the choices is never searched for.
+        let allowed = |context: &Context<'_>| match context.new_ids() {
+            [] => (0..40).collect(),
+            _ => vec![u32::MAX],
+        };
+        let custom = Custom::new().choices(&choices).prefix_allowed_tokens(allowed);
+        assert!(t5.generate_with("hello", &options, &custom).is_err(), "{way}");
+    }
+}
+
 #[test]
 fn choices_behind_a_forbidden_token_are_asked_for_nothing_more() {
     let t5 = model();

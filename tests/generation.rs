@@ -349,6 +349,37 @@ fn decoder_starts_with_bos_where_no_start_is_named() {
     assert_eq!(with.score(&[20, 31, 1], &target).unwrap(), without.score(&[20, 31, 1], &target).unwrap());
 }
 
+/// A prompt is decoded once for each source, by parts.
+#[test]
+fn long_prompts_give_what_a_sequence_of_them_gives() {
+    let t5 = T5::embedded(&Load::default()).unwrap();
+    let prompt: Vec<u32> = (0..150).map(|i| 3 + i * 7 % 30).collect();
+    let options = |prompt: &[u32], rest: usize| Generate {
+        decoder_input_ids: Some(prompt.to_vec()),
+        max_new_tokens: Some(rest),
+        min_new_tokens: Some(rest),
+        ..Generate::default()
+    };
+    let whole = t5.generate("photosynthesis", &options(&prompt, 40)).unwrap().sequences.remove(0).ids;
+    for given in [151, 170, 189] {
+        let rest = options(&whole[..given], 190 - given);
+        assert_eq!(t5.generate("photosynthesis", &rest).unwrap().sequences[0].ids, whole, "{given}");
+    }
+    // Beams and samples of a source begin with the same keys and values.
+    let several = Generate { num_beams: Some(3), num_return_sequences: Some(3), ..options(&prompt, 5) };
+    let batch = t5.generate_batch(&["a".into(), "photosynthesis".into(), "b".into()], &several).unwrap();
+    for (source, found) in ["a", "photosynthesis", "b"].into_iter().zip(&batch) {
+        assert_eq!(t5.generate(source, &several).unwrap().sequences, found.sequences, "{source}");
+    }
+    let drawn = |count| Generate { do_sample: Some(true), num_return_sequences: Some(count), ..options(&prompt, 5) };
+    let [one, four] = [1, 4].map(|count| t5.generate("a", &drawn(count)).unwrap().sequences);
+    assert_eq!(one[..], four[..1]);
+
+    let short = T5::embedded(&Load { max_source_tokens: Some(100), ..Load::default() }).unwrap();
+    let error = short.generate("a", &options(&prompt, 5)).unwrap_err().to_string();
+    assert!(error.contains("decoder_input_ids") && error.contains("150 tokens") && error.contains("100"), "{error}");
+}
+
 #[test]
 fn decoder_prefix_as_text_is_its_ids() {
     let t5 = model();

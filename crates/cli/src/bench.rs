@@ -87,7 +87,7 @@ struct Line {
     breakdown_ms: Breakdown,
     /// Tokens guessed, and guesses that held, in the last run.
     speculation: BTreeMap<&'static str, usize>,
-    /// None where the LM head's int8 screen did not run: beams, sampling, small vocabularies, 8 bits.
+    /// None where the LM head has no int8 screen: small vocabularies, 8 bits. Beam search decides a row of each beam.
     screen: Option<Screened>,
     isa: &'static str,
     threads: usize,

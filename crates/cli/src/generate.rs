@@ -144,6 +144,12 @@ pub(crate) fn run(args: Box<Args>) -> Result<(), Failure> {
             &format!("--max-length gives way to the checkpoint's own max_new_tokens, {most}, as in transformers"),
         );
     }
+    if (options.generate.logprobs == Some(true) || options.generate.top_logprobs.is_some()) && !model.json {
+        say("note", "log-probabilities are in the JSON alone: --json");
+    }
+    if stream && choices.is_some() {
+        say("note", "--stream: choices come whole, with their probabilities");
+    }
     let choices = choices.map(|Choices(all)| t5.choices(&all.iter().map(Given::as_source).collect::<Vec<_>>()));
     let choices = choices.transpose().map_err(|error| match error {
         error @ Error::Input { .. } => {

@@ -61,10 +61,14 @@ fn value(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|_| Value::from(text))
 }
 
-/// An option's value: [`value`], or a list without its brackets, or a text that happens to be JSON.
+/// An option's value: a text as it is, [`value`], or a list without its brackets.
 fn value_of(name: &str, text: &str) -> Result<Value, Error> {
     let can = |value: Value| Generate::default().set(name, &value).map(|()| value);
-    can(value(text))
+    if Generate::OPTIONS.iter().any(|(option, rust_type, _)| *option == name && *rust_type == "String") {
+        return can(Value::from(text));
+    }
+    // JSON's null would be no value, and so no error.
+    can(Some(value(text)).filter(|value| !value.is_null()).unwrap_or_else(|| Value::from(text)))
         .or_else(|error| can(value(&format!("[{text}]"))).or_else(|_| can(Value::from(text))).map_err(|_| error))
 }
 

@@ -185,7 +185,10 @@ impl Calibration {
     pub fn holds(&self, threads: usize, dtype: Dtype) -> bool {
         let isa = Machine::new(threads).map_or("", |machine| machine.isa());
         let same = [&*self.version, &*self.processor, &*self.isa] == [env!("CARGO_PKG_VERSION"), &*processor(), isa];
-        same && self.threads == threads && self.weight_bytes == weight_bytes(dtype) && self.bandwidth.len() > 1
+        same && self.threads == threads
+            && self.weight_bytes == weight_bytes(dtype)
+            && self.bandwidth.len() > 1
+            && !self.shares.is_empty()
     }
 
     /// What one source of `source` tokens with `target` tokens would take.

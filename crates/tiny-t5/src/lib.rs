@@ -86,8 +86,8 @@
 //! ```
 //!
 //! Each arrow is a module. What holds always: in f32 the ids are transformers' ids, greedy and beam; and every number has the
-//! same bits whatever the number of threads, the batch and the neighbours in it, cached or uncached decoding, and the
-//! instruction set.
+//! same bits whatever the number of threads, the batch and the neighbours in it (samples depend on a source's place there), cached or
+//! uncached decoding, and the instruction set.
 //!
 //! To add to it, see [`extending`]; complete programs are in `examples/`.
 

@@ -52,7 +52,9 @@ impl T5 {
         self.check_ids("answer", &[answer])?;
         self.check_ids("against", &[against])?;
         let start = self.generation_defaults().start(self.config());
-        self.check_ids("decoder_start_token_id", &[start])?;
+        let named = self.generation_defaults().decoder_start_token_id.or(self.generation_defaults().bos_token_id);
+        let file = if named.is_some() { "generation_config.json" } else { "config.json" };
+        self.check_ids(&format!("{file}: decoder_start_token_id"), &[start])?;
         let mut probabilities = Vec::with_capacity(sources.len());
         let ids_into = |source: Source<'_>, ids: &mut Vec<u32>| self.ids_into("source", source, ids);
         desk.with_kept_ids(sources, (0, sources.len()), ids_into, |desk, ids| {

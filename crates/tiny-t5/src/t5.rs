@@ -85,7 +85,7 @@ pub struct Sequence {
     pub score: Option<f32>,
     /// How likely each of the ids was, where [`Generate::logprobs`] asks for it.
     pub logprobs: Option<Vec<TokenLogprob>>,
-    /// Which of the caller's choices it is; none where something else ended it.
+    /// Which of the caller's choices it is; none where something else ended it, and where the time was over before that was known.
     pub chosen: Option<Chosen>,
     /// Why it ended.
     pub finish: Finish,
@@ -397,7 +397,8 @@ impl T5 {
         Ok(all.pop().expect("one source has one answer"))
     }
 
-    /// Generates from many sources, of any lengths: the same as one by one, to the bit, and faster. Answers come in the order of the sources;
+    /// Generates from many sources, of any lengths: the same as one by one, to the bit, and faster (samples depend on a source's place, which
+    /// [`Custom::first_index`] tells for one alone). Answers come in the order of the sources;
     /// [`Source::list`] makes them of a list of texts.
     ///
     /// ```
@@ -448,12 +449,21 @@ impl T5 {
     /// What a search runs with.
     pub(crate) fn settings(&self, options: &Generate, closed: Option<Closed>) -> Result<Settings> {
         let (config, defaults) = (self.config(), &self.inner.defaults);
-        let Some(text) = options.decoder_prefix.as_ref().or(defaults.decoder_prefix.as_ref()) else {
-            return Settings::new(options, defaults, closed, config).map_err(|error| self.whose(options, error));
+        let prefix = match (options.decoder_prefix.as_ref().or(defaults.decoder_prefix.as_ref()), self.tokenizer()) {
+            (None, _) => Ok(Vec::new()),
+            (Some(text), Some(tokenizer)) => tokenizer.encode_plain(text).map_err(Error::from),
+            (Some(text), None) => {
+                Err(Error::option("decoder_prefix", format!("{text:?}"), "a model that has a tokenizer"))
+            }
         };
-        let mut all = options.or(defaults);
-        all.decoder_input_ids.get_or_insert_default().extend(self.need_tokenizer()?.encode_plain(text)?);
-        Settings::new(&all, defaults, closed, config).map_err(|error| self.whose(options, error))
+        let settings = prefix.and_then(|prefix| Settings::new(options, defaults, &prefix, closed, config));
+        let settings = settings.map_err(|error| self.whose(options, error))?;
+        let (given, most) = (settings.prompt.len() - 1, self.inner.max_source_tokens);
+        if given > most {
+            let expected = format!("at most {most} (max_source_tokens), with decoder_prefix");
+            return Err(self.whose(options, Error::option("decoder_input_ids", format!("{given} tokens"), expected)));
+        }
+        Ok(settings)
     }
 
     /// What is wrong with an option that the caller did not give is wrong with the file that did.

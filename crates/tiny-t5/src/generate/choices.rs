@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::input::Source;
 use crate::t5::T5;
 use serde::Serialize;
+use std::cell::Cell;
 use tiny_t5_kernels::log_softmax_row;
 
 /// The answers that may be given: [`T5::choices`] makes it, [`Custom::choices`](crate::Custom::choices) takes it.
@@ -154,6 +155,8 @@ pub(super) struct Sums {
     choices: usize,
     /// They are of this search.
     valid: bool,
+    /// They are not all: the caller's time was over, or the caller wanted the call to end.
+    cut: bool,
 }
 
 impl Sums {
@@ -186,8 +189,11 @@ fn sums<'s>(
     sums.all.clear();
     sums.all.resize(sources * count, 0.0);
     (sums.choices, sums.valid) = (count, true);
+    let (exec, begun, last) = (search.exec, search.begun, Cell::new((0, 0)));
+    let go_on = || !super::is_over(settings, exec, begun);
     let known = |sequence| (sequence / count, &whole.get(sequence % count)[1..]);
-    search.known(sources * count, known, (0, 0), |sequence, position, scores| {
+    search.known(sources * count, known, (0, 0), go_on, |sequence, position, scores| {
+        last.set((sequence, position));
         let (source, whole) = (sequence / count, whole.get(sequence % count));
         let ids = &whole[..=position];
         // A choice that a rule has forbidden stays so, and what would come behind is asked of nobody.
@@ -199,6 +205,8 @@ fn sums<'s>(
         rules.process(&context, scores);
         sums.all[sequence] += scores[whole[position + 1] as usize];
     })?;
+    let end = (sources * count - 1, whole.get(count - 1).len() - 2);
+    sums.cut = last.get() != end;
     search.state.known.texts = whole;
     Ok(sums)
 }
@@ -227,7 +235,7 @@ impl Whole {
     }
 }
 
-/// Adds which of the choices each sequence of each source is; none where something else ended it.
+/// Adds which of the choices each sequence of each source is; none where something else ended it, or the time is over.
 pub(super) fn add_chosen(
     search: &mut Search<'_>,
     choices: &Choices,
@@ -235,8 +243,12 @@ pub(super) fn add_chosen(
     found: &mut [Vec<Found>],
 ) -> Result<()> {
     let (prefix, length_penalty) = (search.settings.prompt.len() - 1, search.settings.length_penalty);
-    let sums = sums(search, choices, |source| sources[source], sources.len())?;
-    for (sums, found) in sums.of_sources().zip(found) {
+    if found.iter().flatten().all(|found| found.finish != Finish::Eos) {
+        return Ok(());
+    }
+    let all = sums(search, choices, |source| sources[source], sources.len())?;
+    let there = if all.cut { 0 } else { sources.len() };
+    for (sums, found) in all.of_sources().take(there).zip(found) {
         let whole = Whole::of(sums);
         for found in found {
             let ids = &found.ids[prefix.min(found.ids.len())..];
@@ -246,11 +258,11 @@ pub(super) fn add_chosen(
             found.score = found.score.or(Some(score).filter(|score| score.is_finite()));
         }
     }
-    search.state.sums = sums;
+    search.state.sums = all;
     Ok(())
 }
 
-/// All choices, the most probable first: a search of one step.
+/// All choices, the most probable first: a search of one step, which ends early where the time is over.
 #[derive(Default)]
 pub(super) struct Ranking {
     sources: Texts,
@@ -277,7 +289,13 @@ impl Strategy for Ranking {
         let Some(choices) = search.custom.chosen_from() else { return Ok(()) };
         let Ranking { sources, found, order, done } = self;
         let sums = sums(search, choices, |source| sources.get(source), sources.len())?;
-        for (source, sums) in sums.of_sources().enumerate() {
+        for (source, of_source) in sums.of_sources().enumerate() {
+            if sums.cut {
+                let none = || (source, Found::new(prompt[1..].to_vec(), None, Finish::Stopped));
+                found.extend(std::iter::repeat_with(none).take(*num_return_sequences));
+                continue;
+            }
+            let sums = of_source;
             order.clear();
             order.extend(0..sums.len());
             // Of equals the one that was given first.

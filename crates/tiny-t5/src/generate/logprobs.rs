@@ -51,12 +51,14 @@ impl Search<'_> {
     /// number of a sequence, a position, and the logits [vocab_size] of its id there, in their order. Uses the caches of the
     /// search, which must have ended.
     ///
-    /// The first `done` positions of the first sequence are in its cache already; a cache has `room` for as many from the start.
+    /// The first `done` positions of the first sequence are in its cache already; a cache has `room` for as many from the start. Between
+    /// its steps it asks `go_on`, and where that says no it ends before the last sequence.
     pub(super) fn known<'s>(
         &mut self,
         count: usize,
         get: impl Fn(usize) -> (usize, &'s [u32]),
         (done, room): (usize, usize),
+        go_on: impl Fn() -> bool,
         mut each: impl FnMut(usize, usize, &mut [f32]),
     ) -> Result<()> {
         let start = self.settings.prompt[0];
@@ -74,7 +76,7 @@ impl Search<'_> {
             parts.clear();
             while next < count && self.state.ids.len() < ROWS {
                 let (source, ids) = get(next);
-                let cache = next % ROWS; // a call has no more sequences than rows
+                let cache = next % ROWS; // a step has a row of each of its sequences
                 if position == 0 {
                     self.state.decoder.caches[cache].reset(shape, ids.len().max(room));
                 }
@@ -96,6 +98,9 @@ impl Search<'_> {
             for (i, (sequence, position, first)) in parts.iter().enumerate() {
                 let end = parts.get(i + 1).map_or(rows, |(_, _, first)| *first);
                 (*first..end).for_each(|row| each(*sequence, position + row - first, logits.row(row)));
+            }
+            if !go_on() {
+                break;
             }
         }
         self.state.known.parts = parts;
@@ -122,14 +127,20 @@ impl Search<'_> {
         let mut rest = found.iter_mut().flatten().enumerate();
         let mut current = rest.next();
         let get = |sequence: usize| (sources[sequence], texts.get(sequence));
-        self.known(texts.len(), get, (0, 0), |sequence, position, logits| {
-            while current.as_ref().is_some_and(|(number, _)| *number < sequence) {
-                current = rest.next();
-            }
-            if let Some((_, Found { ids, logprobs: Some(logprobs), .. })) = &mut current {
-                logprobs.push(TokenLogprob::of(isa, ids[position], logits, top, &mut order));
-            }
-        })?;
+        self.known(
+            texts.len(),
+            get,
+            (0, 0),
+            || true,
+            |sequence, position, logits| {
+                while current.as_ref().is_some_and(|(number, _)| *number < sequence) {
+                    current = rest.next();
+                }
+                if let Some((_, Found { ids, logprobs: Some(logprobs), .. })) = &mut current {
+                    logprobs.push(TokenLogprob::of(isa, ids[position], logits, top, &mut order));
+                }
+            },
+        )?;
         let given = self.settings.prompt.len() - 1;
         for found in found.iter_mut().flatten() {
             let new = found.logprobs.as_ref().and_then(|all| all.get(given..)).unwrap_or_default();
@@ -160,6 +171,7 @@ impl Search<'_> {
             1,
             |_| (0, ids),
             (done, room),
+            || true,
             |_, position, logits| {
                 new.push(TokenLogprob::of(isa, ids[position], logits, top, &mut order));
             },

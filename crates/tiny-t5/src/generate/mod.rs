@@ -171,6 +171,9 @@ pub(crate) trait Strategy: Send {
     fn put_back(self: Box<Self>, _: &mut Spare) {}
 }
 
+/// Ids of a prompt that are decoded together.
+const PROMPT_ROWS: usize = 64;
+
 /// What a search runs on.
 pub(crate) struct Search<'a> {
     model: &'a Model,
@@ -194,7 +197,8 @@ pub(crate) struct Answer<'a> {
     pub(crate) timings: Timings,
 }
 
-/// Generates for sources of any lengths; `each` gets the place of a source and its answer, which is the same as alone.
+/// Generates for sources of any lengths; `each` gets the place of a source and its answer, which is the same as alone (sampled, as alone with
+/// its number among the sources).
 pub(crate) fn generate(
     (model, decoder, head): (&Model, &Stack, &LmHead),
     exec: Exec<'_>,
@@ -308,6 +312,7 @@ impl<'a> Search<'a> {
         self.add_logprobs(found)?;
         if let Some(choices) = self.custom.chosen_from() {
             choices::add_chosen(self, choices, sources, found)?;
+            self.settings.failure.check()?;
         }
         self.timings.decode_ms = ms(start) - self.timings.encode_ms;
         let State { choice, pace, .. } = &*self.state;
@@ -380,20 +385,30 @@ impl<'a> Search<'a> {
         self.timings.cross_ms += spent.cross.as_secs_f64() * 1e3;
     }
 
-    /// Begins sequences, each with its cache and its source: all of the prompt but its last id is decoded.
+    /// Begins sequences, each with its cache and its source, those of a source one behind the other: all of the prompt but its last id is
+    /// decoded, once for each source.
     fn begin(&mut self, sequences: impl ExactSizeIterator<Item = (usize, usize)>) {
         let prompt = &self.settings.prompt;
         let len = prompt.len() + self.settings.max_new_tokens.min(RESERVE);
         decoder::begin(self.model, &mut self.state.decoder, self.decoder, sequences.len(), len);
         let given = &prompt[..prompt.len() - 1];
-        if !given.is_empty() {
-            for (cache, source) in sequences {
+        if given.is_empty() {
+            return;
+        }
+        let mut before: Option<(usize, usize)> = None;
+        for (cache, source) in sequences {
+            if let Some((same, _)) = before.filter(|(_, of)| *of == source) {
+                self.copy_cache(same, cache);
+                continue;
+            }
+            for ids in given.chunks(PROMPT_ROWS) {
                 self.state.feeds.clear();
-                self.state.feeds.push(Feed { cache, source, rows: 0..given.len() });
+                self.state.feeds.push(Feed { cache, source, rows: 0..ids.len() });
                 self.state.ids.clear();
-                self.state.ids.extend_from_slice(given);
+                self.state.ids.extend_from_slice(ids);
                 self.decode();
             }
+            before = Some((cache, source));
         }
     }
 

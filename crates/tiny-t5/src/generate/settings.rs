@@ -49,10 +49,12 @@ pub(crate) fn eos(o: &Generate, config: &Config) -> Vec<u32> {
 }
 
 impl Settings {
-    /// Completes `options`, which go before the checkpoint's own `defaults`; `closed` is the list that outputs are chosen from.
+    /// Completes `options`, which go before the checkpoint's own `defaults`; `prefix` are the ids of decoder_prefix, and `closed` is the list
+    /// that outputs are chosen from.
     pub(crate) fn new(
         options: &Generate,
         defaults: &Generate,
+        prefix: &[u32],
         closed: Option<Closed>,
         config: &Config,
     ) -> Result<Settings> {
@@ -63,7 +65,7 @@ impl Settings {
         check_numbers(&o)?;
         // Whoever gives them, the number of new tokens goes before the length, as in transformers.
         let (new_tokens, max_length) = (o.max_new_tokens, o.max_length);
-        let mut prompt = o.decoder_input_ids.clone().unwrap_or_default();
+        let mut prompt = [o.decoder_input_ids.as_deref().unwrap_or_default(), prefix].concat();
         if prompt.first() != Some(&start) {
             prompt.insert(0, start);
         }

@@ -30,7 +30,7 @@ pub(super) fn clean(text: &str) -> String {
 ///
 /// It lies before a blank that follows a letter or digit. Rules begin with a blank, so one that
 /// reaches across would have to hold that letter and what comes after the blank: only " n't" could,
-/// where " ' t" has lost its blanks before; so not after a word "n".
+/// where " ' t" has lost its blanks before; so not after a word "n". What comes before the first blank is beyond all rules.
 pub(super) fn settled(text: &str) -> usize {
     let mut end = text.len();
     while let Some(at) = text[..end].rfind(' ') {
@@ -40,5 +40,5 @@ pub(super) fn settled(text: &str) -> usize {
         }
         end = at;
     }
-    0
+    end
 }

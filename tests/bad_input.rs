@@ -555,7 +555,7 @@ fn generate_numbers_that_a_formula_cannot_take_names_the_option() {
             assert_option_refused(&t5, &options, &[option, &x.to_string(), "expected 0 to"]);
         }
     }
-    for x in [f64::NAN, f64::INFINITY, -1.0] {
+    for x in [f64::NAN, f64::NEG_INFINITY, -1.0] {
         let options = Generate { max_time: Some(x), ..default() };
         assert_option_refused(&t5, &options, &["max_time", &x.to_string(), "expected"]);
     }

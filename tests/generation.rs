@@ -349,6 +349,47 @@ fn decoder_starts_with_bos_where_no_start_is_named() {
     assert_eq!(with.score(&[20, 31, 1], &target).unwrap(), without.score(&[20, 31, 1], &target).unwrap());
 }
 
+/// What a checkpoint says of sampling where it does not sample means nothing, and what a caller says is checked.
+#[test]
+fn numbers_of_sampling_in_a_checkpoint_that_does_not_sample_are_passed_over() {
+    let folder = Folder::of("goldens/v1_0-relu-tied");
+    let plain = folder.open().unwrap().generate(&[5, 8, 1], &Generate::default()).unwrap().sequences;
+    let text = r#"{"temperature": 0, "top_p": 1.5, "typical_p": 2.0, "eos_token_id": 1}"#;
+    let t5 = folder.with_generation_config(text).open().unwrap();
+    assert_eq!(t5.generate(&[5, 8, 1], &Generate::default()).unwrap().sequences, plain);
+    let sampled = Generate { do_sample: Some(true), ..Generate::default() };
+    let error = t5.generate(&[5, 8, 1], &sampled).unwrap_err().to_string();
+    assert!(error.contains("generation_config.json: t"), "{error}");
+    let own = Generate { temperature: Some(0.0), ..Generate::default() };
+    assert!(t5.generate(&[5, 8, 1], &own).is_err());
+}
+
+/// A session that serves models with different tokenizers keeps nothing of one for the other.
+#[test]
+fn with_tokenizer_texts_are_of_that_tokenizer() {
+    let t5 = open("goldens/byt5-shape");
+    let bytes = t5.with_tokenizer(tiny_t5::tokenizer::Tokenizer::bytes(0));
+    let options = Generate { decoder_prefix: Some("a".into()), ..Generate::default() };
+    let first = |t5: &T5| t5.generate(&[5, 1], &options).map(|answer| answer.sequences[0].ids[0]);
+    let embedded = T5::embedded(&Load::default()).unwrap();
+    let other = embedded.with_tokenizer(tiny_t5::tokenizer::Tokenizer::bytes(0));
+    assert_eq!(first(&bytes).unwrap(), 100);
+    let own = first(&embedded).unwrap();
+    assert_eq!(own, embedded.tokenizer().unwrap().encode("a").unwrap()[0]);
+    // 100 is none of its ids.
+    assert!(first(&other).is_err() && first(&embedded).unwrap() == own);
+}
+
+/// Infinity takes away a checkpoint's own limit.
+#[test]
+fn max_time_may_be_without_end() {
+    let t5 = T5::embedded(&Load::default()).unwrap();
+    let of =
+        |max_time| t5.generate("hello", &Generate { max_time, ..Generate::default() }).map(|answer| answer.sequences);
+    assert_eq!(of(Some(f64::INFINITY)).unwrap(), of(None).unwrap());
+    assert!(of(Some(f64::NEG_INFINITY)).is_err() && of(Some(f64::NAN)).is_err());
+}
+
 /// A prompt is decoded once for each source, by parts.
 #[test]
 fn long_prompts_give_what_a_sequence_of_them_gives() {

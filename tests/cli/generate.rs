@@ -197,6 +197,12 @@ fn cli_generate_lists_may_stand_without_brackets() {
     }
     // A text that is a number is a text.
     assert!(tiny_t5(&["--decoder-prefix", "5", "hello"]).output().unwrap().status.success());
+    // JSON's null is no value, and a text is what it is.
+    let (code, error) = failure(tiny_t5(&["--num-beams", "null", "hello"]));
+    assert!(code == 2 && error.contains("--num-beams"), "{error}");
+    assert_ne!(answer(&["--decoder-prefix", "null", "hello"]), answer(&["hello"]));
+    let output = tiny_t5(&["--logprobs", "hello"]).output().unwrap();
+    assert!(output.status.success() && String::from_utf8_lossy(&output.stderr).contains("--json"), "{output:?}");
 }
 
 #[test]

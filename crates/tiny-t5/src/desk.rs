@@ -10,6 +10,7 @@ use crate::kv_cache::KvCache;
 use crate::options::Generate;
 use crate::stack::Exec;
 use crate::t5::{Generated, Sequence, T5};
+use crate::tokenizer::Tokenizer;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use tiny_t5_kernels::Team;
@@ -40,6 +41,8 @@ pub(crate) struct Desk {
 pub(crate) struct Kept {
     options: Generate,
     closed: Option<Closed>,
+    /// Which made ids of texts among the options.
+    tokenizer: Option<Arc<Tokenizer>>,
     pub(crate) settings: Settings,
 }
 
@@ -86,12 +89,17 @@ impl Desk {
     /// The settings that options ask for; to be given back with [`Desk::keep`].
     pub(crate) fn settings(&mut self, t5: &T5, options: &Generate, custom: &Custom<'_>) -> Result<Box<Kept>> {
         let closed = custom.chosen_from().map(Choices::closed);
-        if let Some(last) = self.settings.take().filter(|last| last.options == *options && last.closed == closed) {
+        let tokenizer = t5.shared_tokenizer();
+        let same = |last: &Kept| last.tokenizer.as_ref().map(Arc::as_ptr) == tokenizer.map(Arc::as_ptr);
+        if let Some(last) =
+            self.settings.take().filter(|last| last.options == *options && last.closed == closed && same(last))
+        {
             // Nothing of a call before.
             let _ = last.settings.failure.check();
             return Ok(last);
         }
-        Ok(Box::new(Kept { options: options.clone(), closed, settings: t5.settings(options, closed)? }))
+        let settings = t5.settings(options, closed)?;
+        Ok(Box::new(Kept { options: options.clone(), closed, tokenizer: tokenizer.cloned(), settings }))
     }
 
     pub(crate) fn keep(&mut self, settings: Box<Kept>) {

@@ -51,13 +51,15 @@
 //! | what this machine can do at most, what a shape would take | [`Machine`], [`Calibration`] |
 //! | text to ids and back | [`T5::tokenizer`], [`tokenizer::Tokenizer`] |
 //!
-//! What a call gives is plain data, with serde's `Serialize`. A [`Source`] is a text or a list of ids, so everything works without a tokenizer. Each call has its options in one plain
+//! What a task gives is plain data, with serde's `Serialize`. A [`Source`] is a text or a list of ids, so everything works without a tokenizer. Each call has its options in one plain
 //! struct, [`Generate`]; what it leaves out is what the checkpoint says, and then transformers' default.
 //!
 //! # Threads
 //!
 //! [`T5`] is `Send + Sync`, works through `&self`, and a clone is the same model. A call uses [`T5::threads`] threads:
-//! workers of the rayon pool that it is called in, or else of the library's own; [`T5::with_threads`] of 1 touches no pool.
+//! workers of the rayon pool that it is called in, or else of the library's own; [`T5::with_threads`] of 1 touches no pool. For many short
+//! requests at once one thread a call and as many calls as processors do most; two threads make one long call nearly twice as fast, and
+//! may make one of a millisecond slower.
 //! Loading uses them, too. On Linux a worker of the library's own pool that finds itself on its caller's processor moves to
 //! another one (`sched_setaffinity`, for a moment), unless a seccomp filter is on.
 //! A [`Session`] keeps the buffers of one worker, and can be told to stop. Built without optimisation, a call takes up to 1 MB of the

@@ -51,10 +51,16 @@ impl T5 {
         let (model, (decoder, head)) = (self.model(), self.generator("answer_probability")?);
         self.check_ids("answer", &[answer])?;
         self.check_ids("against", &[against])?;
+        if answer == against {
+            return Err(Error::input("against", format!("id {against}"), "another id than the answer"));
+        }
         let start = self.generation_defaults().start(self.config());
-        let named = self.generation_defaults().decoder_start_token_id.or(self.generation_defaults().bos_token_id);
-        let file = if named.is_some() { "generation_config.json" } else { "config.json" };
-        self.check_ids(&format!("{file}: decoder_start_token_id"), &[start])?;
+        let defaults = self.generation_defaults();
+        let whose = match defaults.decoder_start_token_id.or(defaults.bos_token_id) {
+            Some(_) => "generation_config.json: decoder_start_token_id",
+            None => "config.json: decoder_start_token_id",
+        };
+        self.check_ids(whose, &[start])?;
         let mut probabilities = Vec::with_capacity(sources.len());
         let ids_into = |source: Source<'_>, ids: &mut Vec<u32>| self.ids_into("source", source, ids);
         desk.with_kept_ids(sources, (0, sources.len()), ids_into, |desk, ids| {

@@ -59,7 +59,9 @@ impl T5 {
                 token_logprobs.push(row[*id as usize] - log_sum_exp(isa, row));
             }
         })?;
-        let loss = -token_logprobs.iter().sum::<f32>() / target_ids.len() as f32;
+        // f32 would lose a ten-thousandth over thousands of tokens.
+        let sum: f64 = token_logprobs.iter().map(|logprob| f64::from(*logprob)).sum();
+        let loss = (-sum / target_ids.len() as f64) as f32;
         Ok(Score { target_ids, loss, token_logprobs })
     }
 

@@ -33,13 +33,13 @@ pub(crate) type OpenCheckpoint<'a> = Box<dyn FnOnce(&Team) -> Result<Checkpoint>
 #[derive(Clone)]
 pub struct T5 {
     inner: Arc<Inner>,
+    tokenizer: Option<Arc<Tokenizer>>,
     threads: usize,
     isa: Isa,
 }
 
 struct Inner {
     model: Model,
-    tokenizer: Option<Tokenizer>,
     defaults: Generate,
     notes: Vec<String>,
     load_ms: f64,
@@ -143,7 +143,8 @@ impl T5 {
 
     /// A model from memory: the contents of config.json, generation_config.json, model.safetensors and tokenizer.json or spiece.model.
     /// Bytes that are part of the program are used where they lie; a `Vec` is taken over. There are no modules of sentence-transformers, so
-    /// that [`T5::embed`] gives the mean of the hidden states.
+    /// that [`T5::embed`] gives the mean of the hidden states. Where a folder has a tokenizer_config.json too, or is ByT5's, make a
+    /// [`Tokenizer`] and give it by [`T5::with_tokenizer`].
     ///
     /// ```
     /// use tiny_t5::{Generate, Load, T5};
@@ -219,7 +220,6 @@ impl T5 {
         }
         let inner = Inner {
             model,
-            tokenizer,
             defaults,
             notes,
             load_ms: start.elapsed().as_secs_f64() * 1e3,
@@ -227,7 +227,7 @@ impl T5 {
             sentence: OnceLock::new(),
             desks: Mutex::new(vec![Desk::of(team)]),
         };
-        Ok(T5 { inner: Arc::new(inner), threads, isa })
+        Ok(T5 { inner: Arc::new(inner), tokenizer: tokenizer.map(Arc::new), threads, isa })
     }
 
     /// The same model with another number of threads a call, 1 to 1024; without the feature `rayon` it is 1.
@@ -243,6 +243,23 @@ impl T5 {
     pub fn with_threads(&self, threads: usize) -> T5 {
         let most = if cfg!(feature = "rayon") { MAX_THREADS } else { 1 };
         T5 { threads: threads.clamp(1, most), ..self.clone() }
+    }
+
+    /// The same model with another tokenizer, as for a model that came from memory or has random weights.
+    ///
+    /// ```
+    /// # #[cfg(feature = "embedded")] {
+    /// use tiny_t5::{Load, T5, tokenizer::Tokenizer};
+    ///
+    /// let t5 = T5::embedded(&Load::default())?;
+    /// let bytes = Tokenizer::bytes(0); // ByT5's, without its extra ids
+    /// assert_eq!(t5.with_tokenizer(bytes).tokenizer().unwrap().encode("a")?, [100, 1]);
+    /// # }
+    /// # Ok::<_, tiny_t5::Error>(())
+    /// ```
+    #[must_use]
+    pub fn with_tokenizer(&self, tokenizer: Tokenizer) -> T5 {
+        T5 { tokenizer: Some(Arc::new(tokenizer)), ..self.clone() }
     }
 
     /// Gives the system back what calls keep for later calls: the buffers of the largest so far, for as many calls as ran at once. They
@@ -312,7 +329,12 @@ impl T5 {
     /// ```
     #[must_use]
     pub fn tokenizer(&self) -> Option<&Tokenizer> {
-        self.inner.tokenizer.as_ref()
+        self.tokenizer.as_deref()
+    }
+
+    /// The tokenizer with its owners.
+    pub(crate) fn shared_tokenizer(&self) -> Option<&Arc<Tokenizer>> {
+        self.tokenizer.as_ref()
     }
 
     /// What the checkpoint itself says about generation: options that a call leaves out.
@@ -555,7 +577,7 @@ impl T5 {
     }
 
     pub(crate) fn need_tokenizer(&self) -> Result<&Tokenizer> {
-        self.inner.tokenizer.as_ref().ok_or(Error::Unsupported {
+        self.tokenizer().ok_or(Error::Unsupported {
             call: "a text",
             needs: "a tokenizer (tokenizer.json or spiece.model in the folder)",
             has: "has none; give ids".into(),

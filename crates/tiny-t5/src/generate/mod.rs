@@ -54,7 +54,7 @@ pub enum Finish {
     Eos,
     /// At the limit of new tokens.
     Length,
-    /// The caller stopped it.
+    /// The caller stopped it: by a rule of its own, a session's flag, or `max_time`.
     Stopped,
 }
 

@@ -58,11 +58,20 @@ impl Settings {
         closed: Option<Closed>,
         config: &Config,
     ) -> Result<Settings> {
-        let o = options.or(defaults);
+        let mut o = options.or(defaults);
+        if o.do_sample != Some(true) {
+            // Of a checkpoint that does not sample they mean nothing; released ones have a temperature of 0.
+            let Generate { temperature, top_k, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff, .. } = *options;
+            o = Generate { temperature, top_k, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff, ..o };
+        }
         let eos = eos(&o, config);
         let start = o.start(config);
         check_ids(&o, &eos, start, config.vocab_size)?;
         check_numbers(&o)?;
+        if let Some(id) = prefix.iter().find(|id| **id as usize >= config.vocab_size) {
+            let expected = format!("a text of ids below vocab_size, {}", config.vocab_size);
+            return Err(Error::option("decoder_prefix", format!("id {id}"), expected));
+        }
         // Whoever gives them, the number of new tokens goes before the length, as in transformers.
         let (new_tokens, max_length) = (o.max_new_tokens, o.max_length);
         let mut prompt = [o.decoder_input_ids.as_deref().unwrap_or_default(), prefix].concat();
@@ -208,7 +217,8 @@ fn check_numbers(o: &Generate) -> Result<()> {
     if let Some(value) = o.temperature.filter(|v| !(v.is_finite() && *v > 0.0)) {
         return Err(Error::option("temperature", value, "a number above 0"));
     }
-    if let Some(value) = o.max_time.filter(|v| !(v.is_finite() && *v >= 0.0)) {
+    // Infinity is no limit: what a caller says where a checkpoint has one.
+    if let Some(value) = o.max_time.filter(|v| v.is_nan() || *v < 0.0) {
         return Err(Error::option("max_time", value, "seconds, at least 0"));
     }
     if let Some(value) = o.length_penalty.filter(|v| !v.is_finite()) {

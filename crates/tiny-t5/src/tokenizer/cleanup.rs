@@ -42,3 +42,33 @@ pub(super) fn settled(text: &str) -> usize {
     }
     end
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever follows, the two parts are cleaned as the whole is; and a text without blanks need not wait.
+    #[test]
+    fn settled_parts_are_cleaned_as_the_whole() {
+        assert_eq!(settled("漢字かな"), "漢字かな".len());
+        assert_eq!([settled("it 's"), settled(", ."), settled(" n't"), settled("a n ' t")], [2, 1, 0, 1]);
+        let pieces = ["a", " ", ".", "'", "n", "t", "s", ",", "é", "re"];
+        let text = |mut number: usize| {
+            let mut text = String::new();
+            while number > 0 {
+                text += pieces[number % pieces.len()];
+                number /= pieces.len();
+            }
+            text
+        };
+        for number in 0..200_000 {
+            let text = text(number);
+            let (first, rest) = text.split_at(settled(&text));
+            assert_eq!(clean(first) + &clean(rest), clean(&text), "{text:?}");
+            for end in (0..text.len()).filter(|end| text.is_char_boundary(*end)) {
+                let (now, later) = text.split_at(settled(&text[..end]));
+                assert_eq!(clean(now) + &clean(later), clean(&text), "{text:?} at {end}");
+            }
+        }
+    }
+}

@@ -20,7 +20,8 @@ pub(crate) struct Args {
     #[arg(long)]
     json: bool,
     /// The shapes that fit a budget on this machine, those with most parameters first: latency<5ms,source=64,target=32; also
-    /// first<, token<, memory< (bytes of the weights), parameters<, threads=, dtype=. The first time measures this machine for a few seconds
+    /// first<, token<, memory< (bytes of the weights), parameters<, threads=, dtype=. The first time measures this machine for a
+    /// few seconds
     #[arg(long, value_name = "TERMS", conflicts_with_all = ["all", "source", "target"])]
     fit: Option<Fit>,
     /// Print the formulas of these numbers, behind those of the shapes that are named

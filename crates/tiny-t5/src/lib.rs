@@ -51,8 +51,9 @@
 //! | what this machine can do at most, what a shape would take | [`Machine`], [`Calibration`] |
 //! | text to ids and back | [`T5::tokenizer`], [`tokenizer::Tokenizer`] |
 //!
-//! What a task gives is plain data, with serde's `Serialize`. A [`Source`] is a text or a list of ids, so everything works without a tokenizer. Each call has its options in one plain
-//! struct, [`Generate`]; what it leaves out is what the checkpoint says, and then transformers' default.
+//! What a task gives is plain data, with serde's `Serialize`. A [`Source`] is a text or a list of ids, so everything works without a
+//! tokenizer. Each call has its options in one plain struct, [`Generate`]; what it leaves out is what the checkpoint says, and then
+//! transformers' default.
 //!
 //! # Threads
 //!

@@ -267,8 +267,8 @@ generate_options! {
     /// How greedy search of one source guesses tokens that are then checked at once, which changes no id: auto (the default), off, copy or draft.
     speculation: Speculation,
     /// Seconds after which no further token is begun: what the call has by then is what it gives, and of sources that it has not come to
-    /// nothing. One token comes in any case, of the shortest sources of a batch, and the encoder is not interrupted: how long sources may be
-    /// bounds it.
+    /// nothing. One token comes in any case, of the shortest sources of a batch, and the encoder is not interrupted: how long sources
+    /// may be bounds it.
     max_time: f64,
     /// Seed of the sampling; by default 0.
     seed: u64,

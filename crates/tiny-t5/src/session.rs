@@ -382,8 +382,8 @@ impl Session {
 
     /// Lets another thread end this session's calls: as long as `flag` is true, a call that generates ends after the step that it is
     /// at, with [`Finish::Stopped`](crate::Finish::Stopped) and the tokens that it has: of the sources of a batch that it has not come to
-    /// none. The encoder is not interrupted: [`Load::max_source_tokens`](crate::Load::max_source_tokens) bounds it. `None` takes the flag away.
-    /// For a limit of time see [`Generate::max_time`].
+    /// none. The encoder is not interrupted: [`Load::max_source_tokens`](crate::Load::max_source_tokens) bounds it. `None` takes the flag
+    /// away. For a limit of time see [`Generate::max_time`].
     ///
     /// ```
     /// # #[cfg(feature = "embedded")] {

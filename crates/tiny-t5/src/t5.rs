@@ -419,8 +419,8 @@ impl T5 {
         Ok(all.pop().expect("one source has one answer"))
     }
 
-    /// Generates from many sources, of any lengths: the same as one by one, to the bit, and faster (samples depend on a source's place, which
-    /// [`Custom::first_index`] tells for one alone). Answers come in the order of the sources;
+    /// Generates from many sources, of any lengths: the same as one by one, to the bit, and faster (samples depend on a source's
+    /// place, which [`Custom::first_index`] tells for one alone). Answers come in the order of the sources;
     /// [`Source::list`] makes them of a list of texts.
     ///
     /// ```

@@ -22,7 +22,8 @@ use tiny_t5_kernels::log_softmax_row;
 ///
 /// Greedy search becomes a ranking: all are scored, whole, so that no `stopping_criteria` are asked, and the most probable come
 /// first, up to `num_return_sequences`. Sampling and beams walk inside the list. Where the other rules leave none of the ids that may
-/// follow, all of those count alike.
+/// follow, all of those count alike. All choices are decoded, some rows at a time: a call whose time is over before that is done ends
+/// [`Stopped`](crate::Finish::Stopped), with none of them.
 #[derive(Debug, Clone)]
 pub struct Choices {
     /// Sorted, each closed with an end token, with its place in the list given.

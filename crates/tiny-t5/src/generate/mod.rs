@@ -197,8 +197,8 @@ pub(crate) struct Answer<'a> {
     pub(crate) timings: Timings,
 }
 
-/// Generates for sources of any lengths; `each` gets the place of a source and its answer, which is the same as alone (sampled, as alone with
-/// its number among the sources).
+/// Generates for sources of any lengths; `each` gets the place of a source and its answer, which is the same as alone (where
+/// it is sampled, as alone with its number among the sources).
 pub(crate) fn generate(
     (model, decoder, head): (&Model, &Stack, &LmHead),
     exec: Exec<'_>,

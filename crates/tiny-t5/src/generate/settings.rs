@@ -49,8 +49,8 @@ pub(crate) fn eos(o: &Generate, config: &Config) -> Vec<u32> {
 }
 
 impl Settings {
-    /// Completes `options`, which go before the checkpoint's own `defaults`; `prefix` are the ids of decoder_prefix, and `closed` is the list
-    /// that outputs are chosen from.
+    /// Completes `options`, which go before the checkpoint's own `defaults`; `prefix` are the ids of decoder_prefix, and
+    /// `closed` is the list that outputs are chosen from.
     pub(crate) fn new(
         options: &Generate,
         defaults: &Generate,

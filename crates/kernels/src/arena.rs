@@ -3,8 +3,6 @@
 use memmap2::MmapMut;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 /// Zeroed memory, aligned to a huge page.
 ///
@@ -39,17 +37,6 @@ impl Arena {
             let _ = memory.advise_range(Advice::NoHugePage, start + huge, whole - start - huge);
         }
         Ok(Arena { memory, start, len })
-    }
-
-    /// For who fills the arena on several threads, and reads it a few times: see [`Coming`].
-    #[must_use]
-    pub fn coming(&self) -> Coming {
-        let pages = self.len.div_ceil(HUGE);
-        Coming {
-            start: self.bytes().as_ptr().addr(),
-            come: (0..pages).map(|_| AtomicBool::new(false)).collect(),
-            is_late: AtomicBool::new(false),
-        }
     }
 
     /// The bytes.
@@ -119,90 +106,8 @@ impl DerefMut for ArenaPart {
     }
 }
 
-/// How an arena's memory comes, a huge page at a time, while several threads fill it.
-///
-/// A virtual machine may have given its free memory back to its host. A huge page that the host has to find first takes 4.3 ms instead of
-/// 0.2, small pages of as many bytes 0.8 to 1.3 together (Zen 4). So from the first that is late on the others become small ones, which
-/// later reads pay for: only where there will be few.
-#[derive(Debug)]
-pub struct Coming {
-    start: usize,
-    /// Of each huge page: somebody has come to it.
-    come: Vec<AtomicBool>,
-    is_late: AtomicBool,
-}
-
-/// Longer than the system takes for a huge page that it has.
-const LATE: Duration = Duration::from_millis(1);
-
-impl Coming {
-    /// Comes to the pages of a part of the arena, before it is filled.
-    pub fn to(&self, part: &mut [u8]) {
-        let first = part.as_ptr().addr().wrapping_sub(self.start);
-        for at in (0..part.len()).step_by(HUGE).chain(part.len().checked_sub(1)) {
-            let page = first.wrapping_add(at) / HUGE;
-            if self.come.get(page).is_none_or(|come| come.swap(true, Ordering::Relaxed)) {
-                continue;
-            }
-            if self.is_late.load(Ordering::Relaxed) {
-                make_small(self.start + page * HUGE);
-                continue;
-            }
-            let begin = Instant::now();
-            std::hint::black_box(&mut *part)[at] = 0;
-            if begin.elapsed() > LATE {
-                self.is_late.store(true, Ordering::Relaxed);
-            }
-        }
-    }
-}
-
-/// Asks the system for small pages in the place of a huge one that has not come yet.
-fn make_small(address: usize) {
-    #[cfg(all(feature = "rayon", target_os = "linux"))]
-    {
-        use rustix::mm::{Advice, madvise};
-        // SAFETY: this advice changes no byte of memory, whatever lies there: `madvise(2)` only looks at the address.
-        let _ = unsafe { madvise(std::ptr::without_provenance_mut(address), HUGE, Advice::LinuxNoHugepage) };
-    }
-    #[cfg(not(all(feature = "rayon", target_os = "linux")))]
-    let _ = address;
-}
-
 impl AsRef<[u8]> for Arena {
     fn as_ref(&self) -> &[u8] {
         self.bytes()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Pages come once, whoever comes to them, and what was written stays, be they late or not.
-    #[test]
-    fn an_arena_that_comes_page_by_page_keeps_what_is_written() {
-        let (len, parts) = (3 * HUGE + HUGE / 2 + 1000, [0, 5000, HUGE - 10, HUGE + 10, 3 * HUGE]);
-        for late_from in [0, 2, 9] {
-            let mut arena = Arena::new(len).unwrap();
-            let coming = arena.coming();
-            let mut rest = arena.bytes_mut();
-            for (i, part) in parts.iter().enumerate() {
-                let end = parts.get(i + 1).copied().unwrap_or(len);
-                let (this, after) = rest.split_at_mut(end - part);
-                rest = after;
-                coming.is_late.fetch_or(i >= late_from, Ordering::Relaxed);
-                coming.to(&mut this[..0]);
-                coming.to(this);
-                assert!(coming.come[..=(end - 1) / HUGE].iter().all(|come| come.load(Ordering::Relaxed)), "{end}");
-                this.fill(i as u8 + 1);
-                coming.to(this);
-            }
-            for (i, part) in parts.iter().enumerate() {
-                let end = parts.get(i + 1).copied().unwrap_or(len);
-                assert!(arena.bytes()[*part..end].iter().all(|byte| *byte == i as u8 + 1), "part {i}");
-            }
-            coming.to(&mut [1, 2, 3]); // no part of it
-        }
     }
 }

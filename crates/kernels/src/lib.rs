@@ -34,7 +34,7 @@ mod turn;
 mod upcoming;
 
 pub use activation::Activation;
-pub use arena::{Arena, ArenaPart, Coming};
+pub use arena::{Arena, ArenaPart};
 pub use attention::{Attention, Bias, Heads, KeyLayout, KeyStorage, Keys, attention};
 pub use chains::chains;
 pub use compact::expand;

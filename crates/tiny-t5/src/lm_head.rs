@@ -21,8 +21,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tiny_t5_checkpoint::{Config, Tensor};
 use tiny_t5_kernels::{
-    Arena, ColumnScales, Coming, Epilogue, Isa, LANES, Leading, NearLeading, NearQuery, Query, SCREEN_MAX_K, Screen,
-    chains, first_max, pack_screen, padded, screen_bytes, screen_digits,
+    Arena, ColumnScales, Epilogue, Isa, LANES, Leading, NearLeading, NearQuery, Query, SCREEN_MAX_K, Screen, chains,
+    first_max, pack_screen, padded, screen_bytes, screen_digits,
 };
 
 /// Weights from which a screen is worth its making; below it the full product is as fast.
@@ -198,12 +198,9 @@ impl LmHead {
             return Ok(screen.as_ref());
         }
         let (n, k) = (model.config().vocab_size, model.config().d_model);
-        let packing = self.copied(model, exec, (SCREEN_ENTRY, screen_bytes(n, k)), |scales, bytes, coming| {
+        let packing = self.copied(model, exec, (SCREEN_ENTRY, screen_bytes(n, k)), |scales, bytes| {
             let mut panels: Vec<_> = bytes.chunks_exact_mut(screen_bytes(LANES, k)).collect();
-            self.pack_rows(model, exec, &mut panels, |rows, panel| {
-                coming.iter().for_each(|coming| coming.to(panel));
-                pack_screen(exec.isa, rows, scales, panel)
-            })
+            self.pack_rows(model, exec, &mut panels, |rows, panel| pack_screen(exec.isa, rows, scales, panel))
         })?;
         Ok(self.screen.get_or_init(|| packing).as_ref())
     }
@@ -226,7 +223,7 @@ impl LmHead {
         model: &Model,
         exec: Exec<'_>,
         (entry, bytes): (&'static str, usize),
-        pack: impl FnOnce(&ColumnScales, &mut [u8], Option<&Coming>) -> bool,
+        pack: impl FnOnce(&ColumnScales, &mut [u8]) -> bool,
     ) -> Result<Option<Packing>> {
         let (n, k) = (model.config().vocab_size, model.config().d_model);
         let memory = |source| Error::Memory { what: "copy of the LM head", bytes, source };
@@ -247,9 +244,7 @@ impl LmHead {
         let scales = ColumnScales::new(&samples, padded(k), k);
         drop((buffers, samples));
         let mut arena = Arena::new(bytes).map_err(memory)?;
-        // Where matrices stay in the checkpoint the program answers once.
-        let coming = (!model.packed.is_packed()).then(|| arena.coming());
-        if !pack(&scales, arena.bytes_mut(), coming.as_ref()) {
+        if !pack(&scales, arena.bytes_mut()) {
             return Ok(None);
         }
         if let Some(cache) = &model.cache {

@@ -52,9 +52,8 @@ pub struct Load {
     pub no_mmap: bool,
     /// Do not pack f32 weights that a source passes through once, of the encoder and of the keys and values of cross attention, but read
     /// them where they lie in the checkpoint: for a program that answers once and ends. Answers are the same to the bit, and an encoder
-    /// pass takes some longer. What is packed all the same gets small pages where huge ones come late. The rule of `no_mmap` about
-    /// mapped files then holds for these weights too, and without a mapping the file stays in memory. Nothing changes for weights of
-    /// 2 bytes, with bf16, f16 and int8, and where there is a cache.
+    /// pass takes some longer. The rule of `no_mmap` about mapped files then holds for these weights too, and without a mapping the
+    /// file stays in memory. Nothing changes for weights of 2 bytes, with bf16, f16 and int8, and where there is a cache.
     pub in_place: bool,
 }
 

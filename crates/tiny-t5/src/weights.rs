@@ -285,8 +285,6 @@ impl<'a> Plan<'a> {
     fn pack_now(&self, team: &Team) -> Result<Arena> {
         let bytes = self.bytes;
         let mut arena = Arena::new(bytes).map_err(|source| Error::Memory { what: "packed weights", bytes, source })?;
-        // Of a program that answers once.
-        let coming = self.in_place.then(|| arena.coming());
         // One job a panel, each with its own part of the arena.
         let mut jobs = Vec::new();
         let mut rest = arena.bytes_mut();
@@ -301,7 +299,6 @@ impl<'a> Plan<'a> {
         team.chunks_mut(&mut jobs, together.clamp(1, 8), |_, jobs| {
             let mut buffer = Vec::new();
             for (planned, i, to) in jobs {
-                coming.iter().for_each(|coming| coming.to(to));
                 planned.pack_panel(self.isa, *i, &mut buffer, to);
             }
         });

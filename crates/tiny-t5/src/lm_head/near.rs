@@ -40,7 +40,7 @@ impl LmHead {
             || Plan::new(exec.isa, self.dtype, &model.checkpoint, None, exec.team).rows(&[self.tensor(model)]).is_f32();
         let packing = match LmHead::is_screened(model.config(), self.dtype) && is_wide() {
             false => None,
-            true => self.copied(model, exec, (ENTRY, near_bytes(n, k)), |scales, bytes, _| {
+            true => self.copied(model, exec, (ENTRY, near_bytes(n, k)), |scales, bytes| {
                 let panels = &mut near_panels(n, k, bytes)[..];
                 self.pack_rows(model, exec, panels, |rows, panel| panel.pack(exec.isa, rows, scales))
             })?,

@@ -289,14 +289,13 @@ impl Strategy for Ranking {
         let Settings { prompt, length_penalty, num_return_sequences, .. } = search.settings;
         let Some(choices) = search.custom.chosen_from() else { return Ok(()) };
         let Ranking { sources, found, order, done } = self;
-        let sums = sums(search, choices, |source| sources.get(source), sources.len())?;
-        for (source, of_source) in sums.of_sources().enumerate() {
-            if sums.cut {
+        let all = sums(search, choices, |source| sources.get(source), sources.len())?;
+        for (source, sums) in all.of_sources().enumerate() {
+            if all.cut {
                 let none = || (source, Found::new(prompt[1..].to_vec(), None, Finish::Stopped));
                 found.extend(std::iter::repeat_with(none).take(*num_return_sequences));
                 continue;
             }
-            let sums = of_source;
             order.clear();
             order.extend(0..sums.len());
             // Of equals the one that was given first.
@@ -309,7 +308,7 @@ impl Strategy for Ranking {
                 found.push((source, Found::new(ids, Some(sums[*i] / penalty), Finish::Eos)));
             }
         }
-        search.state.sums = sums;
+        search.state.sums = all;
         *done = true;
         Ok(())
     }

@@ -2,7 +2,7 @@
 //! later ones, of what is packed on first use, fail in silence.
 
 use crate::error::{Error, Result, one_line};
-use crate::options::Dtype;
+use crate::load::Dtype;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use tiny_t5_checkpoint::{Checkpoint, PanelCache, Panels};

@@ -2,8 +2,9 @@
 
 use crate::complexity::Flops;
 use crate::error::Result;
+use crate::load::{Dtype, Load};
 use crate::machine::{Machine, StepBytes, median, processor, weight_bytes};
-use crate::options::{Dtype, Generate, Load, Speculation};
+use crate::options::{Generate, Speculation};
 use crate::t5::T5;
 use serde::{Deserialize, Serialize};
 use tiny_t5_checkpoint::Config;

@@ -2,8 +2,8 @@
 
 use crate::encoder::tokens;
 use crate::kv_cache::KvCache;
+use crate::load::Dtype;
 use crate::model::Model;
-use crate::options::Dtype;
 use crate::stack::{BiasTables, Exec, Scratch, Stack, room};
 use crate::weights::Packed;
 use std::ops::Range;
@@ -29,6 +29,9 @@ pub(crate) struct DecoderState {
     /// Time in attention since somebody took it.
     pub(crate) attention: Duration,
 }
+
+/// Tokens of given decoder ids that are computed together.
+pub(crate) const TOGETHER: usize = 64;
 
 /// New tokens of one sequence.
 #[derive(Debug, Clone)]

@@ -46,6 +46,14 @@ pub(crate) struct Kept {
     pub(crate) settings: Settings,
 }
 
+impl Kept {
+    /// Whether these options ask for them again.
+    fn are_of(&self, t5: &T5, options: &Generate, closed: Option<Closed>) -> bool {
+        let tokenizers = [self.tokenizer.as_ref(), t5.shared_tokenizer()].map(|tokenizer| tokenizer.map(Arc::as_ptr));
+        self.options == *options && self.closed == closed && tokenizers[0] == tokenizers[1]
+    }
+}
+
 impl Desk {
     /// The first one, with the team that loaded the model: its helpers are still there for a call that comes at once.
     pub(crate) fn of(team: Team) -> Desk {
@@ -89,17 +97,13 @@ impl Desk {
     /// The settings that options ask for; to be given back with [`Desk::keep`].
     pub(crate) fn settings(&mut self, t5: &T5, options: &Generate, custom: &Custom<'_>) -> Result<Box<Kept>> {
         let closed = custom.chosen_from().map(Choices::closed);
-        let tokenizer = t5.shared_tokenizer();
-        let same = |last: &Kept| last.tokenizer.as_ref().map(Arc::as_ptr) == tokenizer.map(Arc::as_ptr);
-        if let Some(last) =
-            self.settings.take().filter(|last| last.options == *options && last.closed == closed && same(last))
-        {
+        if let Some(last) = self.settings.take().filter(|last| last.are_of(t5, options, closed)) {
             // Nothing of a call before.
             let _ = last.settings.failure.check();
             return Ok(last);
         }
-        let settings = t5.settings(options, closed)?;
-        Ok(Box::new(Kept { options: options.clone(), closed, tokenizer: tokenizer.cloned(), settings }))
+        let (tokenizer, settings) = (t5.shared_tokenizer().cloned(), t5.settings(options, closed)?);
+        Ok(Box::new(Kept { options: options.clone(), closed, tokenizer, settings }))
     }
 
     pub(crate) fn keep(&mut self, settings: Box<Kept>) {

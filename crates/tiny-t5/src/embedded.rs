@@ -4,7 +4,7 @@
 //! for byte, while they are packed. Then the embedding alone is kept of it.
 
 use crate::error::{Error, Result};
-use crate::options::Load;
+use crate::load::Load;
 use crate::t5::T5;
 use crate::tokenizer::Tokenizer;
 use std::time::Instant;

@@ -137,7 +137,7 @@ const VARIATIONS: [(&str, &[u32]); 30] = [
 
 /// Checkpoints that are not what their names say: what was released under these names. Of tiny-el12 and xxl-nl4 config.json says so, of
 /// the others the size of their files, which fits these numbers and no others that are near.
-const RELEASED: [Size; 10] = [
+const RELEASED_OTHERWISE: [Size; 10] = [
     ("tiny-el2", [2, 12, 256, 1024, 4, 64]),
     ("tiny-el6", [6, 12, 256, 1024, 4, 64]),
     ("tiny-el8", [8, 12, 256, 1024, 4, 64]),
@@ -369,7 +369,7 @@ impl Draft {
     /// `rest` of a `name` is what follows the prefix of its series.
     fn finish(self, name: &str, series: &Series, rest: &str) -> Result<Shape> {
         let is_efficient = series.prefix == EFFICIENT_PREFIX;
-        let released = RELEASED.iter().find(|(name, _)| is_efficient && *name == rest);
+        let released = RELEASED_OTHERWISE.iter().find(|(name, _)| is_efficient && *name == rest);
         let card = is_efficient && matches!(self.size, "tiny" | "mini" | "small") && is_released(rest);
         let mut shape = Shape {
             name: name.to_owned(),

@@ -1,6 +1,6 @@
 //! Keys and values of attention, in the kernels' layout.
 
-use crate::options::Dtype;
+use crate::load::Dtype;
 use bytemuck::{cast_slice, cast_slice_mut};
 use half::f16;
 use std::ops::{Deref, DerefMut, Range};

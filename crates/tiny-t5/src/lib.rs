@@ -115,6 +115,7 @@ mod info;
 mod input;
 mod kv_cache;
 mod lm_head;
+mod load;
 pub mod lowlevel;
 mod machine;
 mod model;
@@ -146,8 +147,9 @@ pub use family::{Shape, family};
 pub use generate::{Choices, Chosen, Context, Custom, Finish, Timings, TokenLogprob};
 pub use infill::Infilled;
 pub use input::Source;
+pub use load::{Dtype, Load};
 pub use machine::{Machine, Memory, StepBytes, processor};
-pub use options::{Dtype, EarlyStopping, Generate, Load, OneOrMany, Speculation};
+pub use options::{EarlyStopping, Generate, OneOrMany, Speculation};
 pub use score::{Logits, Score};
 /// The version whose `Value` options are set with, and configurations are read as.
 pub use serde_json;

@@ -12,9 +12,9 @@ pub(crate) use near::Likeliest;
 
 use crate::cache::Block;
 use crate::error::{Error, Result};
+use crate::load::Dtype;
 use crate::model::Model;
 use crate::numbers;
-use crate::options::Dtype;
 use crate::stack::{Exec, room};
 use crate::weights::{CHUNK_BYTES, Matrix, Packed, Plan};
 use std::sync::OnceLock;

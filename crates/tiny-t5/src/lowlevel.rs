@@ -32,8 +32,6 @@ use crate::stack::Scratch;
 use crate::t5::T5;
 use tiny_t5_kernels::padded;
 
-/// Positions computed together.
-const CHUNK: usize = 64;
 /// Positions beyond which a text is surely a mistake.
 const MAX_POSITIONS: usize = 1 << 20;
 
@@ -78,7 +76,7 @@ impl T5 {
             decoder::receive(model, decoding, decoder, &[input_ids]);
             let scratch = &mut Scratch::for_team(&mut state.scratch, exec.team)[0];
             decoder::project(model, exec, scratch, &mut decoding.sources[..1], decoder, &rows, &[input_ids]);
-            decoder::begin(model, decoding, decoder, 1, CHUNK);
+            decoder::begin(model, decoding, decoder, 1, decoder::TOGETHER);
             let (source, cache) = (std::mem::take(&mut decoding.sources[0]), std::mem::take(&mut decoding.caches[0]));
             Decoder { t5: self.clone(), sources: vec![source], caches: vec![cache], hidden: Vec::new() }
         }))
@@ -119,7 +117,7 @@ impl Decoder {
         hidden.clear();
         t5.with_state(|exec, state| {
             let decoding = &mut state.decoder;
-            for ids in ids.chunks(CHUNK) {
+            for ids in ids.chunks(decoder::TOGETHER) {
                 let feed = Feed { cache: 0, source: 0, rows: 0..ids.len() };
                 std::mem::swap(&mut decoding.sources, sources);
                 std::mem::swap(&mut decoding.caches, caches);

@@ -4,7 +4,7 @@
 use crate::error::{Error, Result};
 use crate::kv_cache::CacheShape;
 use crate::lm_head::LmHead;
-use crate::options::Dtype;
+use crate::load::Dtype;
 use crate::t5::{MAX_THREADS, T5};
 use std::hint::black_box;
 use std::time::Instant;

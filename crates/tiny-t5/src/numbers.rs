@@ -4,7 +4,7 @@
 //! end: a one-shot run that looked at its encoder in the mapping took 1,240 page faults and 15.9 ms, one that reads it takes 690 and 14.4
 //! (Zen 5, tiny shape, two threads).
 
-use crate::options::Dtype;
+use crate::load::Dtype;
 use crate::stack::room;
 use half::{bf16, f16};
 use tiny_t5_checkpoint::{Dtype as Stored, Tensor};

@@ -1,61 +1,9 @@
-//! Options: how a model is loaded, and how text is generated. Names, meanings and defaults are transformers'.
+//! How text is generated: options, with transformers' names, meanings and defaults.
 
 use crate::error::{Error, Result, one_line};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use std::path::PathBuf;
 use tiny_t5_checkpoint::Config;
-
-/// How wide weights are kept. Computing is in f32 always.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Dtype {
-    /// Exact: the checkpoint's own precision.
-    #[default]
-    Auto,
-    /// Exact, as `Auto`: f32 weights that are all bf16 or f16 numbers are kept at 2 bytes, which changes no bit.
-    F32,
-    /// Weights rounded to bfloat16.
-    Bf16,
-    /// Weights rounded to f16, but for matrices with numbers that f16 does not reach.
-    F16,
-    /// Weights quantised to 8 bits with a scale a row, inputs of products too, the decoder's keys and values in half precision: the
-    /// fastest, and not exact. Of the embedded model's 6,342 test words 31.91 % are wrong, as in f32.
-    /// Matrices that would lose too much are kept at 16 bits, the rest of the model at the checkpoint's precision.
-    Int8,
-}
-
-/// How a model is loaded.
-///
-/// More fields will come: end a literal with `..Load::default()`, and it stays valid.
-///
-/// ```
-/// use tiny_t5::{Dtype, Load};
-/// let load = Load { dtype: Dtype::Int8, threads: Some(2), ..Load::default() };
-/// ```
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Load {
-    /// How wide weights are kept.
-    pub dtype: Dtype,
-    /// Threads of a call; the processors that this process may use, where absent; at most 1024.
-    pub threads: Option<usize>,
-    /// Tokens that a source may have, its end token included; 16384 where absent.
-    pub max_source_tokens: Option<usize>,
-    /// A folder where packed weights are kept, so that later starts pack nothing; made where it is absent. It takes about as much
-    /// disk as the weights, an entry is made anew where the checkpoint changed, and the folder may be emptied at any time. Who may
-    /// write there decides what the model computes, as with the checkpoint itself. Models from memory are not kept.
-    pub cache: Option<PathBuf>,
-    /// Read weight files and cache entries into memory instead of mapping them, and the tokenizer's. A mapped file must not be shortened or
-    /// rewritten while the model lives, the tokenizer's while it is opened (renaming another into its place is fine): the system kills a
-    /// process that reads behind a mapped file's new end (SIGBUS on Unix). Reading costs the time of a copy, and memory of the files' size
-    /// while they load; the embedding stays in memory of the process.
-    pub no_mmap: bool,
-    /// Do not pack f32 weights that a source passes through once, of the encoder and of the keys and values of cross attention, but read
-    /// them where they lie in the checkpoint: for a program that answers once and ends. Answers are the same to the bit, and an encoder
-    /// pass takes some longer. The rule of `no_mmap` about mapped files then holds for these weights too, and without a mapping the
-    /// file stays in memory. Nothing changes for weights of 2 bytes, with bf16, f16 and int8, and where there is a cache.
-    pub in_place: bool,
-}
 
 /// A value that JSON writes alone or as a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,7 +8,7 @@
 //! splittable pseudorandom number generators.
 
 use crate::error::{Error, Result};
-use crate::options::Load;
+use crate::load::Load;
 use crate::t5::T5;
 use serde_json::{Map, Value, json};
 use std::time::Instant;

@@ -54,8 +54,8 @@ impl T5 {
         if answer == against {
             return Err(Error::input("against", format!("id {against}"), "another id than the answer"));
         }
-        let start = self.generation_defaults().start(self.config());
         let defaults = self.generation_defaults();
+        let start = defaults.start(self.config());
         let whose = match defaults.decoder_start_token_id.or(defaults.bos_token_id) {
             Some(_) => "generation_config.json: decoder_start_token_id",
             None => "config.json: decoder_start_token_id",

@@ -7,21 +7,17 @@ use crate::error::{Error, Result, one_line};
 use crate::generate::{Chosen, Closed, Custom, Finish, NO_RULES, Settings, State, Timings, TokenLogprob};
 use crate::input::Source;
 use crate::lm_head::LmHead;
+use crate::load::{Load, MAX_SOURCE_TOKENS};
 use crate::model::{Head, Model};
-use crate::options::{Generate, Load};
+use crate::options::Generate;
 use crate::sentence::Sentence;
 use crate::stack::{Exec, Stack};
-use crate::tokenizer::{Hint, Tokenizer};
+use crate::tokenizer::Tokenizer;
 use serde::Serialize;
-use std::borrow::Cow;
-use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
-use tiny_t5_checkpoint::{Checkpoint, Config, file_beside, names};
+use tiny_t5_checkpoint::{Checkpoint, Config};
 use tiny_t5_kernels::{Isa, Team};
-
-/// Tokens that a source may have where [`Load::max_source_tokens`] does not say.
-const MAX_SOURCE_TOKENS: usize = 16_384;
 
 /// Threads beyond which a number is surely a mistake.
 pub(crate) const MAX_THREADS: usize = 1024;
@@ -94,94 +90,7 @@ pub struct Sequence {
 }
 
 impl T5 {
-    /// Opens a checkpoint folder, or a hub name such as `google/t5-efficient-tiny` whose files are in the local Hugging Face cache.
-    ///
-    /// ```
-    /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/models/g2p-ipa");
-    /// let t5 = tiny_t5::T5::open(folder)?; // or `"google/t5-efficient-tiny"`
-    /// println!("{} blocks", t5.config().num_layers);
-    /// # Ok::<_, tiny_t5::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// Where a file, a tensor or a key of config.json is not what it should be; the error names it.
-    pub fn open(folder_or_name: impl AsRef<Path>) -> Result<T5> {
-        T5::open_with(folder_or_name, &Load::default())
-    }
-
-    /// [`T5::open`] with options.
-    ///
-    /// ```
-    /// use tiny_t5::{Dtype, Load, T5};
-    ///
-    /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/models/g2p-ipa");
-    /// let load = Load { dtype: Dtype::Bf16, threads: Some(4), ..Load::default() };
-    /// let t5 = T5::open_with(folder, &load)?;
-    /// assert_eq!(t5.threads(), 4);
-    /// # Ok::<_, tiny_t5::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As [`T5::open`].
-    pub fn open_with(folder_or_name: impl AsRef<Path>, load: &Load) -> Result<T5> {
-        let start = Instant::now();
-        let path = folder_or_name.as_ref();
-        let folder = match path.to_str() {
-            Some(name) => names::resolve(name)?,
-            None => path.to_owned(),
-        };
-        let checkpoint = if load.no_mmap { Checkpoint::read(&folder)? } else { Checkpoint::open(&folder)? };
-        let config = checkpoint.config();
-        let (class, vocab_size) = (config.tokenizer_class.clone(), config.vocab_size);
-        let mapped = !load.no_mmap;
-        let open_tokenizer = move || {
-            let hint = Hint { tokenizer_class: class.as_deref(), vocab_size };
-            Ok(Tokenizer::open_with(&folder, hint, |path| file_beside(path, mapped))?)
-        };
-        T5::assemble(Box::new(|_| Ok(checkpoint)), load, start, Box::new(open_tokenizer))
-    }
-
-    /// A model from memory: the contents of config.json, generation_config.json, model.safetensors and tokenizer.json or spiece.model.
-    /// Bytes that are part of the program are used where they lie; a `Vec` is taken over. There are no modules of sentence-transformers, so
-    /// that [`T5::embed`] gives the mean of the hidden states. Where a folder has a tokenizer_config.json too, or is ByT5's, make a
-    /// [`Tokenizer`] and give it by [`T5::with_tokenizer`].
-    ///
-    /// ```
-    /// use tiny_t5::{Generate, Load, T5};
-    ///
-    /// macro_rules! file {
-    ///     ($include:ident, $name:literal) => {
-    ///         $include!(concat!(env!("CARGO_MANIFEST_DIR"), "/models/g2p-ipa/", $name)) // a folder of your crate
-    ///     };
-    /// }
-    /// let (config, tokenizer) = (file!(include_str, "config.json"), file!(include_bytes, "tokenizer.json"));
-    /// let t5 = T5::from_bytes(config, None, file!(include_bytes, "model.safetensors"), Some(tokenizer.into()), &Load::default())?;
-    /// assert_eq!(t5.generate("hello", &Generate::default())?.text(), "həˈloʊ");
-    /// # Ok::<_, tiny_t5::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As [`T5::open`].
-    pub fn from_bytes(
-        config: &str,
-        generation_config: Option<&str>,
-        weights: impl Into<Cow<'static, [u8]>>,
-        tokenizer: Option<Cow<'static, [u8]>>,
-        load: &Load,
-    ) -> Result<T5> {
-        let start = Instant::now();
-        let checkpoint = match weights.into() {
-            Cow::Borrowed(weights) => Checkpoint::from_bytes(config, generation_config, weights)?,
-            Cow::Owned(weights) => Checkpoint::from_owned(config, generation_config, Box::new(weights))?,
-        };
-        let open_tokenizer = move || match tokenizer {
-            Some(file) if file.trim_ascii_start().starts_with(b"{") => Ok(Some(Tokenizer::from_json(&file, None)?)),
-            Some(file) => Ok(Some(Tokenizer::from_spiece(&file, None)?)),
-            None => Ok(None),
-        };
-        T5::assemble(Box::new(|_| Ok(checkpoint)), load, start, Box::new(open_tokenizer))
-    }
-
+    /// Makes a model of a checkpoint and a tokenizer, which are opened side by side; loading began at `start`.
     pub(crate) fn assemble(
         checkpoint: OpenCheckpoint<'_>,
         load: &Load,
@@ -607,13 +516,11 @@ impl T5 {
         decoder_ids: &[u32],
         mut each: impl FnMut(&[f32], usize) -> Result<()>,
     ) -> Result<()> {
-        /// Positions computed together.
-        const CHUNK: usize = 64;
         let model = self.model();
         let State { scratch, encoder, decoder: decoding, .. } = state;
         crate::sources::attend_to(model, exec, scratch, (encoder, decoding), decoder, &[source]);
         crate::decoder::begin(model, decoding, decoder, 1, decoder_ids.len());
-        for ids in decoder_ids.chunks(CHUNK) {
+        for ids in decoder_ids.chunks(crate::decoder::TOGETHER) {
             let feed = crate::decoder::Feed { cache: 0, source: 0, rows: 0..ids.len() };
             crate::decoder::decode(model, exec, scratch, decoding, (decoder, &model.packed), &[feed], ids);
             let DecoderState { hidden, .. } = &*decoding;

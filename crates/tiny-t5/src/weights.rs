@@ -12,8 +12,8 @@
 
 use crate::cache::{Block, Cache};
 use crate::error::{Error, Result};
+use crate::load::Dtype;
 use crate::numbers::{self, stored_as};
-use crate::options::Dtype;
 use crate::stack::room;
 use std::borrow::Cow;
 use std::ops::Range;

@@ -25,8 +25,9 @@ use crate::decoder::{self, DecoderState, Feed};
 use crate::encoder::EncoderState;
 use crate::error::Result;
 use crate::lm_head::{Choice, LmHead, Scores, Wanted};
+use crate::load::Dtype;
 use crate::model::Model;
-use crate::options::{Dtype, Speculation};
+use crate::options::Speculation;
 use crate::sources;
 use crate::stack::{Exec, Scratch, Stack};
 use crate::weights::Packed;
@@ -170,9 +171,6 @@ pub(crate) trait Strategy: Send {
     /// Leaves the memory to the next search of its kind, if that is worth while.
     fn put_back(self: Box<Self>, _: &mut Spare) {}
 }
-
-/// Ids of a prompt that are decoded together.
-const PROMPT_ROWS: usize = 64;
 
 /// What a search runs on.
 pub(crate) struct Search<'a> {
@@ -401,7 +399,7 @@ impl<'a> Search<'a> {
                 self.copy_cache(same, cache);
                 continue;
             }
-            for ids in given.chunks(PROMPT_ROWS) {
+            for ids in given.chunks(decoder::TOGETHER) {
                 self.state.feeds.clear();
                 self.state.feeds.push(Feed { cache, source, rows: 0..ids.len() });
                 self.state.ids.clear();
